@@ -1,0 +1,37 @@
+"""biometro: METRO-pretrained language models of biochemical sequences.
+
+Every job is a function here and a subcommand of `biometro`: prepare, pretrain, embed, export. `load` opens a model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from biometro.errors import UserError
+    from biometro.jobs.embed import embed
+    from biometro.jobs.export import export
+    from biometro.jobs.prepare import prepare
+    from biometro.jobs.pretrain import pretrain
+    from biometro.model.load import load
+
+__all__ = ["UserError", "embed", "export", "load", "prepare", "pretrain"]
+
+_HOMES = {
+    "UserError": "biometro.errors",
+    "embed": "biometro.jobs.embed",
+    "export": "biometro.jobs.export",
+    "load": "biometro.model.load",
+    "prepare": "biometro.jobs.prepare",
+    "pretrain": "biometro.jobs.pretrain",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that `import biometro` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'biometro' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

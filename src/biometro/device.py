@@ -1,0 +1,19 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+from biometro.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU. Raises UserError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} is not available here ({str(error).splitlines()[0]})") from error
+    return device
