@@ -1,0 +1,6 @@
+"""Floor 1: letters and token numbers."""
+
+from biometro.alphabet.alphabet import Alphabet, AlphabetError
+from biometro.alphabet.protein import PROTEIN, ResiduePolicy
+
+__all__ = ["PROTEIN", "Alphabet", "AlphabetError", "ResiduePolicy"]
