@@ -1,0 +1,1 @@
+"""Floor 2: files, corpora, splits and batches."""
