@@ -1,0 +1,157 @@
+"""Attention within each sequence of a pack. The only file that knows which back-end runs.
+
+A back-end has two parts: a plan, made once for each forward pass, and the attention itself, called by every layer.
+A back-end that cannot do what is asked refuses by name; none falls back to another.
+
+    sdpa    one scaled-dot-product call for each run of equally long sequences; any device, dtype and position code
+    varlen  FlashAttention over the whole pack (torch.nn.attention.varlen); CUDA, half precision, no bias
+    flex    compiled flex_attention with a document mask; CUDA (elsewhere uncompiled, for tests); ALiBi or none
+
+Shape letters: T tokens, H heads, E head size, L length of one sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from biometro.data.batch import Packed
+
+Backend = Literal["auto", "sdpa", "varlen", "flex"]
+Attend = Callable[[Tensor, Tensor], Tensor]
+"""(T, 2, H, E) queries and keys, rotated where positions are rotary, and (T, H, E) values -> (T, H, E)."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Equally long neighbours: `lengths[i]` tokens each, `counts[i]` of them, one run after another."""
+
+    lengths: list[int]
+    counts: list[int]
+
+    @classmethod
+    def of(cls, packed: Packed) -> Runs:
+        lengths: list[int] = []
+        counts: list[int] = []
+        for length in packed.lengths.tolist():
+            if lengths and lengths[-1] == length:
+                counts[-1] += 1
+            else:
+                lengths.append(length)
+                counts.append(1)
+        return cls(lengths, counts)
+
+
+def plan(packed: Packed, backend: Backend, slopes_H: Tensor | None, dtype: torch.dtype) -> Attend:
+    """The attention of one pack, ready to be called by every layer.
+
+    Args:
+        packed: the layout; its tokens are not read.
+        backend: `auto` takes varlen on CUDA in half precision, flex there with ALiBi, sdpa in all other cases.
+        slopes_H: (H,) float32 ALiBi slopes, or None.
+        dtype: that of queries, keys and values.
+
+    Raises ValueError where the back-end cannot do this.
+    """
+    device = packed.tokens.device
+    half = dtype in (torch.bfloat16, torch.float16)
+    if backend == "auto":
+        if device.type != "cuda":
+            backend = "sdpa"
+        elif slopes_H is not None:
+            backend = "flex"
+        else:
+            backend = "varlen" if half else "sdpa"
+    if backend == "varlen":
+        reasons = {
+            "runs on CUDA only": device.type != "cuda",
+            "needs bfloat16 or float16": not half,
+            "takes no bias, so no ALiBi": slopes_H is not None,
+        }
+        for reason, wrong in reasons.items():
+            if wrong:
+                raise ValueError(f"attention back-end varlen {reason} (here: {device.type}, {dtype}); use auto")
+        return _plan_varlen(packed)
+    if backend == "flex":
+        return _plan_flex(packed, slopes_H)
+    return _plan_sdpa(packed, slopes_H)
+
+
+def _plan_sdpa(packed: Packed, slopes_H: Tensor | None) -> Attend:
+    runs = Runs.of(packed)
+    sizes = [length * count for length, count in zip(runs.lengths, runs.counts, strict=True)]
+    biases = [None if slopes_H is None else alibi_bias(slopes_H, length) for length in runs.lengths]
+
+    def attend(qk_T2HE: Tensor, v_THE: Tensor) -> Tensor:
+        parts = []
+        # split, not slices: its backward is one concatenation, that of a slice fills a whole pack with zeros.
+        pieces = zip(qk_T2HE.split(sizes), v_THE.split(sizes), runs.lengths, runs.counts, biases, strict=True)
+        for qk, v, length, count, bias in pieces:
+            q, k = qk.unflatten(0, (count, length)).permute(2, 0, 3, 1, 4)  # each (count, H, L, E)
+            v = v.unflatten(0, (count, length)).transpose(1, 2)
+            mask = None if bias is None else bias.to(q.dtype)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            parts.append(out.transpose(1, 2).flatten(0, 1))
+        return torch.cat(parts)
+
+    return attend
+
+
+def _plan_varlen(packed: Packed) -> Attend:
+    from torch.nn.attention.varlen import varlen_attn
+
+    def attend(qk_T2HE: Tensor, v_THE: Tensor) -> Tensor:
+        q, k = qk_T2HE.unbind(1)
+        out = varlen_attn(q, k, v_THE, packed.cu_seqlens, packed.cu_seqlens, packed.max_len, packed.max_len)
+        assert isinstance(out, Tensor)
+        return out
+
+    return attend
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def _plan_flex(packed: Packed, slopes_H: Tensor | None) -> Attend:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    owners, positions = packed.owners, packed.positions
+    total = packed.tokens.numel()
+    mask = create_block_mask(
+        lambda b, h, i, j: owners[i] == owners[j], None, None, total, total, device=owners.device.type
+    )
+
+    def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        assert slopes_H is not None
+        return s - slopes_H[h] * (positions[i] - positions[j]).abs()
+
+    run = _compiled_flex() if owners.device.type == "cuda" else flex_attention
+
+    def attend(qk_T2HE: Tensor, v_THE: Tensor) -> Tensor:
+        q, k, v = (x.transpose(0, 1)[None] for x in (*qk_T2HE.unbind(1), v_THE))  # each (1, H, T, E)
+        out = run(q, k, v, score_mod=None if slopes_H is None else score, block_mask=mask)
+        return out[0].transpose(0, 1)
+
+    return attend
+
+
+def alibi_bias(slopes_H: Tensor, length: int) -> Tensor:
+    """(1, H, L, L) float32: minus slope times distance, both ways."""
+    places = torch.arange(length, device=slopes_H.device)
+    distance = (places[:, None] - places[None, :]).abs()
+    return -slopes_H[None, :, None, None] * distance
+
+
+def attention_pairs(packed: Packed) -> int:
+    """Sum over sequences of squared length: pairs of tokens that attention compares."""
+    return int(packed.lengths.double().square().sum())

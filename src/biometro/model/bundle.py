@@ -1,0 +1,201 @@
+"""A bundle is a self-describing model folder: what training leaves, and all that later jobs load.
+
+    config.json        format, kind, and for every module its type and configuration; tied weights; the alphabet
+    model.safetensors  all weights, each stored once
+    recipe.yaml        the resolved options of the job that made it
+    README.md          the model card: data, training, measured results
+
+Nothing in it is code and nothing is unpickled; modules are built from their configurations by the table below, on
+the meta device, and take the weights of the file only where names and shapes agree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from biometro.alphabet import Alphabet
+from biometro.errors import UserError
+from biometro.files import new_folder
+from biometro.model.encoder import Encoder, EncoderConfig
+from biometro.model.heads import (
+    ContactWeights,
+    ContactWeightsConfig,
+    TokenHead,
+    TokenHeadConfig,
+    VocabularyHead,
+    VocabularyHeadConfig,
+)
+
+FORMAT = 1
+BUILDERS: dict[str, tuple[type, type]] = {
+    "Encoder": (Encoder, EncoderConfig),
+    "VocabularyHead": (VocabularyHead, VocabularyHeadConfig),
+    "TokenHead": (TokenHead, TokenHeadConfig),
+    "ContactWeights": (ContactWeights, ContactWeightsConfig),
+}
+
+
+@dataclass
+class Bundle:
+    """A model and what must be known to use it.
+
+    `modules` by role: `encoder` (the model that is kept) and `vocabulary` (its head over tokens); with METRO also
+    `rtd`, `auxiliary` and `auxiliary_vocabulary`. `facts` (data, FLOPs, results) make the model card.
+    """
+
+    alphabet: Alphabet
+    modules: dict[str, nn.Module]
+    recipe: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    crop: int | None = None
+    """Longest window of residues seen in training; None where unknown. Not a limit: positions are relative."""
+
+    @property
+    def encoder(self) -> Encoder:
+        encoder = self.modules["encoder"]
+        assert isinstance(encoder, Encoder)
+        return encoder
+
+    def to(self, device: torch.device | str) -> Bundle:
+        for module in self.modules.values():
+            module.to(device)
+        return self
+
+    def eval(self) -> Bundle:
+        for module in self.modules.values():
+            module.eval()
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write the folder in one stroke; one that stands there is replaced. Raises UserError if it cannot be."""
+        folder = Path(folder)
+        tensors, tied = distinct_state(self.modules)
+        config = {
+            "format": FORMAT,
+            "kind": self.alphabet.name,
+            "alphabet": self.alphabet.to_json(),
+            "crop": self.crop,
+            "modules": {
+                role: {"type": type(module).__name__, "config": dataclasses.asdict(module.config)}  # type: ignore
+                for role, module in self.modules.items()
+            },
+            "tied": tied,
+            "facts": self.facts,
+        }
+        with new_folder(folder) as work:
+            save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
+            (work / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+            (work / "recipe.yaml").write_text(yaml.safe_dump(self.recipe, sort_keys=False), encoding="utf-8")
+            (work / "README.md").write_text(self.card(), encoding="utf-8")
+
+    def card(self) -> str:
+        """The model card in Markdown."""
+        encoder = self.encoder.config
+        own = sum(p.numel() for p in self.encoder.parameters())
+        total = sum(t.numel() for t in distinct_state(self.modules)[0].values())
+        rows = "\n".join(f"| {key} | {value} |" for key, value in self.facts.items())
+        return (
+            f"---\nlibrary_name: biometro\ntags: [biology, {self.alphabet.name}]\n---\n"
+            f"# A {self.alphabet.name} language model\n\n"
+            f"{encoder.depth} layers, width {encoder.width}, {encoder.heads} heads, {encoder.positions} positions; "
+            f"{own:,} parameters in the encoder, {total:,} in all modules ({', '.join(self.modules)}).\n\n"
+            "```python\nimport biometro\nmodel = biometro.load('.')\n```\n\n"
+            f"| | |\n|---|---|\n{rows}\n\nHow it was made stands in `recipe.yaml`.\n"
+        )
+
+
+def distinct_state(modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All weights by `role.name` on the CPU, each once, and the names that stand for another name's weight."""
+    tensors: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    seen: dict[int, str] = {}
+    for role, module in modules.items():
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            full = f"{role}.{name}"
+            if id(tensor) in seen:
+                tied[full] = seen[id(tensor)]
+            else:
+                seen[id(tensor)] = full
+                tensors[full] = tensor.detach().cpu().contiguous()
+    return tensors, tied
+
+
+def from_folder(folder: Path, config: dict[str, Any]) -> Bundle:
+    """A bundle of ours from its folder and the content of its config.json. Raises UserError where it is damaged."""
+    try:
+        if config["format"] != FORMAT:
+            raise UserError(f"{folder}: model format {config['format']}; this version reads {FORMAT}")
+        modules = {}
+        with torch.device("meta"):
+            for role, spec in config["modules"].items():
+                module_type, config_type = BUILDERS[spec["type"]]
+                modules[role] = module_type(config_type(**spec["config"]))
+        bundle = Bundle(Alphabet.from_json(config["alphabet"]), modules, facts=config["facts"], crop=config["crop"])
+        tied = dict(config["tied"])
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, yaml.YAMLError) as error:
+        raise UserError(f"{folder}: this model folder cannot be read ({type(error).__name__}: {error})") from error
+    bundle.recipe = recipe or {}
+    tensors = read_safetensors(folder / "model.safetensors")
+    for alias, name in tied.items():
+        if name in tensors:
+            tensors[alias] = tensors[name]
+    assign(modules, tensors, folder / "model.safetensors")
+    return bundle
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file. Raises UserError where it is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged ({error})") from error
+
+
+def assign(modules: dict[str, nn.Module], tensors: dict[str, Tensor], where: Path) -> None:
+    """Give modules built on the meta device their weights; float32. Tensors that are one object stay tied.
+
+    Raises UserError where a weight is missing, superfluous, or of another shape.
+    """
+    shared: dict[int, nn.Parameter] = {}
+    for role, module in modules.items():
+        mine = {name.removeprefix(f"{role}."): t for name, t in tensors.items() if name.startswith(f"{role}.")}
+        expected = module.state_dict()
+        wrong = sorted(set(expected) ^ set(mine)) + sorted(
+            name for name in set(expected) & set(mine) if expected[name].shape != mine[name].shape
+        )
+        if wrong:
+            raise UserError(
+                f"{where}: weights and configuration disagree about {role}.{wrong[0]}"
+                + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
+            )
+        parameters = dict(module.named_parameters())
+        state = {}
+        for name, tensor in mine.items():
+            if name in parameters:
+                state[name] = shared.setdefault(id(tensor), nn.Parameter(tensor.float()))
+            else:
+                state[name] = tensor.float()
+        module.load_state_dict(state, assign=True)
+        for name, buffer in module.named_buffers():  # not saved: computed from the configuration
+            if buffer.is_meta:
+                owner, _, leaf = name.rpartition(".")
+                fresh = BUILDERS[type(module).__name__][0](module.config)  # type: ignore[arg-type]
+                module.get_submodule(owner).register_buffer(leaf, fresh.get_buffer(name), persistent=False)
+    for name in tensors:
+        if name.split(".", 1)[0] not in modules:
+            raise UserError(f"{where}: holds {name}, which the configuration does not mention")

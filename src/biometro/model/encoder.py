@@ -1,0 +1,207 @@
+"""One pre-norm transformer on packed tokens: `Packed -> (T, width)`.
+
+    tokens ─▶ embedding ─▶ depth x [ + attention(norm) ; + feed-forward(norm) ] ─▶ norm ─▶ h_TD
+
+Everything that differs between models is a field of `EncoderConfig`; ESM-2 is one setting of it.
+Shape letters: T tokens, D width, H heads, E head size, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from biometro.data.batch import Packed
+from biometro.errors import UserError
+from biometro.model import attention, positions
+from biometro.model.attention import Attend, Backend
+
+ESM2_MASK_RATE = 0.15 * 0.8  # share of <mask> tokens in ESM-2's training, which its embeddings are scaled to
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The shape of an encoder.
+
+    Args:
+        vocab_size: number of tokens.
+        width: size of a token's vector.
+        depth: number of layers.
+        head_size: size of one attention head; `width` is a multiple of it.
+        ffn_width: hidden size of the feed-forward; default 4 x width, or 8/3 x width for swiglu (same parameters).
+        embedding_width: size of the token table, projected to `width` where it differs; default `width`.
+        positions: rotary (relative by rotation) or alibi (relative by a bias; lets length extrapolate).
+        ffn: gelu or swiglu.
+        norm: layernorm or rmsnorm.
+        norm_eps: added to the variance.
+        bias: whether linear layers and layernorm have biases.
+        dropout: probability, on the outputs of attention and feed-forward, in training.
+        token_dropout: ESM-2's rule: masked tokens read as zeros, the rest scaled to the training mask rate.
+        mask_token: number of the mask token, for token_dropout.
+        attention: back-end; `auto` takes the fastest exact one for device and dtype.
+    """
+
+    vocab_size: int = 33
+    width: int = 320
+    depth: int = 6
+    head_size: int = 64
+    ffn_width: int | None = None
+    embedding_width: int | None = None
+    positions: Literal["rotary", "alibi"] = "rotary"
+    ffn: Literal["gelu", "swiglu"] = "gelu"
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    norm_eps: float = 1e-5
+    bias: bool = True
+    dropout: float = 0.0
+    token_dropout: bool = False
+    mask_token: int = 32
+    attention: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "width", "depth", "head_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"encoder.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.width % self.head_size:
+            raise UserError(f"encoder.width {self.width} is no multiple of encoder.head_size {self.head_size}")
+        if self.positions == "rotary" and self.head_size % 2:
+            raise UserError(f"encoder.head_size {self.head_size} is odd; rotary positions need pairs")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"encoder.dropout is {self.dropout}; it must be at least 0 and below 1")
+
+    @property
+    def heads(self) -> int:
+        return self.width // self.head_size
+
+    @property
+    def hidden(self) -> int:
+        """Feed-forward width as built."""
+        if self.ffn_width is not None:
+            return self.ffn_width
+        return 4 * self.width if self.ffn == "gelu" else -(-8 * self.width // 3 // 8) * 8
+
+
+def make_norm(config: EncoderConfig) -> nn.Module:
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.width, eps=config.norm_eps)
+    return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.head_size = config.head_size
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
+        self.out = nn.Linear(config.width, config.width, bias=config.bias)
+
+    def forward(self, x_TD: Tensor, attend: Attend, table: tuple[Tensor, Tensor] | None) -> Tensor:
+        qkv_T3HE = self.qkv(x_TD).unflatten(-1, (3, -1, self.head_size))
+        qk_T2HE, v_THE = qkv_T3HE[:, :2], qkv_T3HE[:, 2]
+        if table is not None:
+            qk_T2HE = positions.rotate(qk_T2HE, table)
+        out: Tensor = self.out(attend(qk_T2HE, v_THE).flatten(1))
+        return out
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.gated = config.ffn == "swiglu"
+        self.up = nn.Linear(config.width, config.hidden * (2 if self.gated else 1), bias=config.bias)
+        self.down = nn.Linear(config.hidden, config.width, bias=config.bias)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        h = self.up(x_TD)
+        if self.gated:
+            gate, value = h.chunk(2, dim=-1)
+            h = F.silu(gate) * value
+        else:
+            h = F.gelu(h)
+        out: Tensor = self.down(h)
+        return out
+
+
+class Block(nn.Module):
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.attention_norm, self.attention = make_norm(config), Attention(config)
+        self.ffn_norm, self.ffn = make_norm(config), FeedForward(config)
+        self.dropout = config.dropout
+
+    def forward(self, x_TD: Tensor, attend: Attend, table: tuple[Tensor, Tensor] | None) -> Tensor:
+        h = self.attention(self.attention_norm(x_TD), attend, table)
+        x_TD = x_TD + F.dropout(h, self.dropout, self.training)
+        h = self.ffn(self.ffn_norm(x_TD))
+        return x_TD + F.dropout(h, self.dropout, self.training)
+
+
+class Encoder(nn.Module):
+    """The transformer. Call it with a `Packed`; it gives (T, width), normalised, in input order.
+
+    Weights start as N(0, 0.02), those that write to the residual stream as N(0, 0.02 / sqrt(2 depth)) (as in METRO
+    and GPT-2), biases as 0.
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        table_width = config.embedding_width or config.width
+        self.embedding = nn.Embedding(config.vocab_size, table_width)
+        self.lift = None if table_width == config.width else nn.Linear(table_width, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = make_norm(config)
+        if config.positions == "rotary":
+            # A saved buffer, not a formula at load time: released ESM-2 checkpoints carry rounded frequencies.
+            self.register_buffer("frequencies", positions.rotary_frequencies(config.head_size))
+        else:
+            self.register_buffer("slopes", positions.alibi_slopes(config.heads), persistent=False)
+        self.initialise()
+
+    def initialise(self, std: float = 0.02) -> None:
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                last = name.endswith(("attention.out", "ffn.down"))
+                nn.init.normal_(module.weight, std=std / (2 * self.config.depth) ** 0.5 if last else std)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, packed: Packed) -> Tensor:
+        x_TD = self.embedding(packed.tokens)
+        if self.config.token_dropout:
+            x_TD = self._drop_masked(x_TD, packed)
+        if self.lift is not None:
+            x_TD = self.lift(x_TD)
+        rotary = self.config.positions == "rotary"
+        table = positions.rotary_table(packed.positions, self.frequencies) if rotary else None
+        slopes = None if rotary else self.slopes
+        attend = attention.plan(packed, self.config.attention, slopes, self._compute_dtype(x_TD))
+        for block in self.blocks:
+            x_TD = block(x_TD, attend, table)
+        out: Tensor = self.norm(x_TD)
+        return out
+
+    def _drop_masked(self, x_TD: Tensor, packed: Packed) -> Tensor:
+        masked_T = packed.tokens == self.config.mask_token
+        share_B = torch.zeros(len(packed), device=x_TD.device).index_add_(0, packed.owners, masked_T.float())
+        scale_B = (1 - ESM2_MASK_RATE) / (1 - share_B / packed.lengths)
+        scale_T = scale_B[packed.owners].masked_fill(masked_T, 0.0)
+        return x_TD * scale_T[:, None].to(x_TD.dtype)
+
+    @staticmethod
+    def _compute_dtype(x_TD: Tensor) -> torch.dtype:
+        device = x_TD.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_TD.dtype
+
+    def compile_blocks(self) -> None:
+        """Compile each block in place (one graph serves all)."""
+        for block in self.blocks:
+            block.compile(dynamic=True)
+
+    def flops(self, packed: Packed) -> float:
+        """Floating-point operations of one forward pass: 2 per weight and token in matrix products, plus attention."""
+        weights = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+        pairs = attention.attention_pairs(packed)
+        return 2.0 * weights * packed.tokens.numel() + 4.0 * self.config.depth * self.config.width * pairs

@@ -1,0 +1,250 @@
+"""ESM-2 (Lin et al. 2023) in and out: Hugging Face `EsmForMaskedLM` folders and fair-esm `.pt` state dicts.
+
+ESM-2 is one setting of `EncoderConfig` and one of `VocabularyHead`; this file only renames weights. The
+contact-prediction weights, which no module here uses yet, ride along in `ContactWeights`, so that a round trip
+loses nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from biometro.alphabet import PROTEIN
+from biometro.errors import UserError
+from biometro.files import new_folder
+from biometro.model.bundle import Bundle, assign, distinct_state, read_safetensors
+from biometro.model.encoder import Encoder, EncoderConfig
+from biometro.model.heads import ContactWeights, ContactWeightsConfig, VocabularyHead, VocabularyHeadConfig
+from biometro.model.positions import rotary_frequencies
+
+# (theirs, ours) within one layer; q, k and v are one matrix here.
+_HUGGINGFACE_LAYER = {
+    "attention.self.query": "q", "attention.self.key": "k", "attention.self.value": "v",
+    "attention.output.dense": "attention.out", "attention.LayerNorm": "attention_norm",
+    "intermediate.dense": "ffn.up", "output.dense": "ffn.down", "LayerNorm": "ffn_norm",
+}  # fmt: skip
+_FAIR_LAYER = {
+    "self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v",
+    "self_attn.out_proj": "attention.out", "self_attn_layer_norm": "attention_norm",
+    "fc1": "ffn.up", "fc2": "ffn.down", "final_layer_norm": "ffn_norm",
+}  # fmt: skip
+_HUGGINGFACE = {
+    "esm.embeddings.word_embeddings.weight": "encoder.embedding.weight",
+    "esm.rotary_embeddings.inv_freq": "encoder.frequencies",
+    "esm.encoder.emb_layer_norm_after.weight": "encoder.norm.weight",
+    "esm.encoder.emb_layer_norm_after.bias": "encoder.norm.bias",
+    "esm.contact_head.regression.weight": "contact.regression.weight",
+    "esm.contact_head.regression.bias": "contact.regression.bias",
+    "lm_head.dense.weight": "vocabulary.dense.weight",
+    "lm_head.dense.bias": "vocabulary.dense.bias",
+    "lm_head.layer_norm.weight": "vocabulary.norm.weight",
+    "lm_head.layer_norm.bias": "vocabulary.norm.bias",
+    "lm_head.bias": "vocabulary.bias",
+}
+_FAIR = {
+    "embed_tokens.weight": "encoder.embedding.weight",
+    "emb_layer_norm_after.weight": "encoder.norm.weight",
+    "emb_layer_norm_after.bias": "encoder.norm.bias",
+    "contact_head.regression.weight": "contact.regression.weight",
+    "contact_head.regression.bias": "contact.regression.bias",
+    "lm_head.dense.weight": "vocabulary.dense.weight",
+    "lm_head.dense.bias": "vocabulary.dense.bias",
+    "lm_head.layer_norm.weight": "vocabulary.norm.weight",
+    "lm_head.layer_norm.bias": "vocabulary.norm.bias",
+    "lm_head.bias": "vocabulary.bias",
+}
+_IGNORED = re.compile(
+    r"(^|\.)(position_ids|lm_head\.decoder\.(weight|bias)|lm_head\.weight|position_embeddings\.weight)$"
+)
+_FREQUENCIES = re.compile(r"\.(rotary_embeddings|rot_emb)\.inv_freq$")
+
+
+def _rename(
+    theirs: Mapping[str, Tensor], fixed: dict[str, str], layer: dict[str, str], prefix: str
+) -> dict[str, Tensor]:
+    """Their weights under our names. `prefix` opens the name of layer n: `prefix` + n + `.`"""
+    ours: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in theirs.items():
+        found = re.match(re.escape(prefix) + r"(\d+)\.(.+)\.(weight|bias)$", name)
+        if name in fixed:
+            ours[fixed[name]] = tensor
+        elif _FREQUENCIES.search(name):  # one copy in every layer of older files
+            ours.setdefault("encoder.frequencies", tensor)
+        elif found and found[2] in layer:
+            target, block = layer[found[2]], f"encoder.blocks.{found[1]}"
+            if target in "qkv":
+                parts.setdefault(f"{block}.attention.qkv.{found[3]}", {})[target] = tensor
+            else:
+                ours[f"{block}.{target}.{found[3]}"] = tensor
+        elif not _IGNORED.search(name):
+            raise UserError(f"weight {name} is none of ESM-2's")
+    for name, qkv in parts.items():
+        if len(qkv) != 3:
+            raise UserError(f"a query, key or value weight is missing beside {name}")
+        ours[name] = torch.cat([qkv["q"], qkv["k"], qkv["v"]])
+    return ours
+
+
+def _bundle(ours: dict[str, Tensor], config: EncoderConfig, where: Path, facts: dict[str, str]) -> Bundle:
+    with torch.device("meta"):
+        modules: dict[str, nn.Module] = {"encoder": Encoder(config)}
+        if any(name.startswith("vocabulary.") for name in ours):
+            modules["vocabulary"] = VocabularyHead(
+                VocabularyHeadConfig(config.width, config.vocab_size, norm_eps=config.norm_eps)
+            )
+        if any(name.startswith("contact.") for name in ours):
+            modules["contact"] = ContactWeights(ContactWeightsConfig(config.depth * config.heads))
+    if "encoder.frequencies" not in ours:
+        ours["encoder.frequencies"] = rotary_frequencies(config.head_size)
+    assign(modules, ours, where)
+    return Bundle(PROTEIN, modules, facts=facts, crop=1022)
+
+
+def from_huggingface(folder: Path, config: dict[str, Any]) -> Bundle:
+    """A bundle from a Hugging Face ESM-2 folder (`EsmForMaskedLM` or `EsmModel`, safetensors).
+
+    Raises UserError where the folder is another kind of ESM, or its weights do not fit its configuration.
+    """
+    for key, wanted in {
+        "position_embedding_type": "rotary",
+        "emb_layer_norm_before": False,
+        "vocab_size": 33,
+    }.items():
+        if (config.get(key) or False) != wanted:
+            raise UserError(
+                f"{folder}: {key} is {config.get(key)!r}; of ESM models, only ESM-2 ({wanted!r}) can be read"
+            )
+    if config.get("is_folding_model"):
+        raise UserError(f"{folder}: is a folding model (ESMFold); only the language models of ESM-2 can be read")
+    single = folder / "model.safetensors"
+    if single.exists():
+        tensors = read_safetensors(single)
+    elif (folder / "model.safetensors.index.json").exists():
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        names = sorted(set(index["weight_map"].values()))
+        if any(Path(name).name != name for name in names):
+            raise UserError(f"{folder}: model.safetensors.index.json names files outside the folder")
+        tensors = {k: v for name in names for k, v in read_safetensors(folder / name).items()}
+    else:
+        raise UserError(f"{folder}: no model.safetensors (pickled weights are not read; save them as safetensors)")
+    if not any(name.startswith("esm.") for name in tensors):  # EsmModel without the masked-LM wrapper
+        tensors = {f"esm.{name}": tensor for name, tensor in tensors.items()}
+    tensors = {name: t for name, t in tensors.items() if not name.startswith(("esm.pooler.", "classifier."))}
+    try:
+        encoder = EncoderConfig(
+            vocab_size=config["vocab_size"],
+            width=config["hidden_size"],
+            depth=config["num_hidden_layers"],
+            head_size=config["hidden_size"] // config["num_attention_heads"],
+            ffn_width=config["intermediate_size"],
+            norm_eps=config["layer_norm_eps"],
+            token_dropout=bool(config.get("token_dropout")),
+            mask_token=config.get("mask_token_id", PROTEIN.id(PROTEIN.mask)),
+        )
+    except KeyError as error:
+        raise UserError(f"{folder}/config.json: {error} is missing") from error
+    ours = _rename(tensors, _HUGGINGFACE, _HUGGINGFACE_LAYER, "esm.encoder.layer.")
+    return _bundle(ours, encoder, folder, {"source": f"Hugging Face folder {folder.name}"})
+
+
+def from_fair_esm(path: Path) -> Bundle:
+    """A bundle from a fair-esm ESM-2 checkpoint (`.pt`), read without running any code from the file.
+
+    Raises UserError where the file holds anything but tensors and plain values, or no ESM-2.
+    """
+    try:
+        # The checkpoints keep their training options in an argparse.Namespace, which is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: is no checkpoint that can be read safely ({reason[:200]})") from error
+    state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError(f"{path}: holds no state dict of tensors")
+    theirs = {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): tensor for name, tensor in state.items()}
+    layers = [int(m[1]) for name in theirs if (m := re.match(r"layers\.(\d+)\.", name))]
+    frequencies = [t for name, t in theirs.items() if _FREQUENCIES.search(name)]
+    if not layers or not frequencies or "embed_tokens.weight" not in theirs or "layers.0.fc1.weight" not in theirs:
+        raise UserError(f"{path}: is no ESM-2 checkpoint (ESM-1 and MSA models are not supported)")
+    encoder = EncoderConfig(
+        vocab_size=theirs["embed_tokens.weight"].shape[0],
+        width=theirs["embed_tokens.weight"].shape[1],
+        depth=max(layers) + 1,
+        head_size=2 * frequencies[0].numel(),
+        ffn_width=theirs["layers.0.fc1.weight"].shape[0],
+        token_dropout=True,
+        mask_token=PROTEIN.id(PROTEIN.mask),
+    )
+    ours = _rename(theirs, _FAIR, _FAIR_LAYER, "layers.")
+    return _bundle(ours, encoder, path, {"source": f"fair-esm checkpoint {path.name}"})
+
+
+def to_huggingface(bundle: Bundle, folder: str | Path) -> None:
+    """Write `EsmForMaskedLM` for transformers: config, safetensors and tokenizer, no custom code.
+
+    Raises UserError, naming the setting, where the model is not expressible as ESM-2: another position code, norm,
+    feed-forward or head; only the encoder and its vocabulary head are exported.
+    """
+    folder, config = Path(folder), bundle.encoder.config
+    head = bundle.modules.get("vocabulary")
+    problems = {
+        "positions is alibi": config.positions != "rotary",
+        "ffn is swiglu": config.ffn != "gelu",
+        "norm is rmsnorm": config.norm != "layernorm",
+        "there are no biases": not config.bias,
+        "embedding_width differs from width": config.embedding_width not in (None, config.width),
+        "the alphabet is not that of ESM-2": bundle.alphabet.tokens != PROTEIN.tokens,
+        "the vocabulary head has no dense layer": isinstance(head, VocabularyHead) and not head.config.dense,
+    }
+    for problem, present in problems.items():
+        if present:
+            raise UserError(f"cannot be exported as EsmForMaskedLM: {problem}")
+    if not isinstance(head, VocabularyHead):
+        raise UserError("cannot be exported as EsmForMaskedLM: the model has no vocabulary head")
+    tensors, _ = distinct_state(bundle.modules)
+    theirs = {name: tensors[ours] for name, ours in _HUGGINGFACE.items() if ours in tensors}
+    for number in range(config.depth):
+        for name, ours in _HUGGINGFACE_LAYER.items():
+            for kind in ("weight", "bias"):
+                block = f"encoder.blocks.{number}"
+                if ours in "qkv":
+                    fused = tensors[f"{block}.attention.qkv.{kind}"]
+                    tensor = fused.chunk(3)["qkv".index(ours)].clone()
+                else:
+                    tensor = tensors[f"{block}.{ours}.{kind}"]
+                theirs[f"esm.encoder.layer.{number}.{name}.{kind}"] = tensor
+    theirs.setdefault("esm.contact_head.regression.weight", torch.zeros(1, config.depth * config.heads))
+    theirs.setdefault("esm.contact_head.regression.bias", torch.zeros(1))
+    alphabet = bundle.alphabet
+    settings = {
+        "architectures": ["EsmForMaskedLM"], "model_type": "esm", "vocab_size": config.vocab_size,
+        "hidden_size": config.width, "num_hidden_layers": config.depth, "num_attention_heads": config.heads,
+        "intermediate_size": config.hidden, "hidden_act": "gelu", "layer_norm_eps": config.norm_eps,
+        "hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.02,
+        "position_embedding_type": "rotary", "max_position_embeddings": 1026, "emb_layer_norm_before": False,
+        "token_dropout": config.token_dropout, "mask_token_id": alphabet.id(alphabet.mask),
+        "pad_token_id": alphabet.id(alphabet.pad), "is_folding_model": False, "vocab_list": None, "dtype": "float32",
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    specials = {"cls_token": alphabet.begin, "eos_token": alphabet.end, "pad_token": alphabet.pad,
+                "mask_token": alphabet.mask, "unk_token": "<unk>"}  # fmt: skip
+    with new_folder(folder) as work:
+        save_file({k: v.contiguous() for k, v in theirs.items()}, work / "model.safetensors", {"format": "pt"})
+        (work / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        (work / "vocab.txt").write_text("\n".join(alphabet.tokens), encoding="utf-8")
+        tokenizer = {"tokenizer_class": "EsmTokenizer", "clean_up_tokenization_spaces": False, **specials}
+        (work / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=1), encoding="utf-8")
+        (work / "special_tokens_map.json").write_text(json.dumps(specials, indent=1), encoding="utf-8")
+        (work / "README.md").write_text(bundle.card(), encoding="utf-8")
