@@ -1,0 +1,240 @@
+"""METRO: an auxiliary model corrupts, the main model detects and restores (Bajaj et al. 2022, arXiv 2204.06644).
+
+    tokens ─▶ mask 15 % ─▶ auxiliary ─▶ L_aux, and a sample for each masked residue
+                                              │
+    tokens with the samples in place ◀────────┘ ─▶ main ─▶ L_rtd at every residue: was it replaced?
+                                                        └▶ L_clm: what stood there?
+    L = L_aux + rtd_weight L_rtd + clm_weight L_clm
+
+After ELECTRA (Clark et al. 2020, arXiv 2003.10555) and COCO-LM (Meng et al. 2021, arXiv 2102.08473): all chosen
+residues are masked, sampling carries no gradient, a sample equal to the original counts as original, the auxiliary
+has no dropout so that one pass serves its loss and its samples, and the corrective head has no copy gate.
+Positions other than standard residues are never replaced and are not counted as detections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from biometro.alphabet import Alphabet
+from biometro.data.batch import Batch, Packed
+from biometro.errors import UserError
+from biometro.model.encoder import Encoder, EncoderConfig
+from biometro.model.heads import TokenHead, TokenHeadConfig, VocabularyHead, VocabularyHeadConfig
+from biometro.objectives.corruption import choose, gumbel, letter_mask, sample
+from biometro.objectives.objective import Objective, Term, Terms
+
+
+@dataclass(frozen=True)
+class MetroConfig:
+    """Replaced-token detection with restoration.
+
+    Args:
+        mask_rate: share of each sequence's residues that the auxiliary model may replace.
+        auxiliary_depth: layers of the auxiliary model; default a third of the main model's, at least 1.
+        auxiliary_width: its width; default that of the main model. ELECTRA: full depth and a quarter of the width.
+        temperature: of sampling.
+        rtd_weight: lambda, the weight of detection (ELECTRA and COCO-LM 50, DeBERTaV3's code 10).
+        clm_weight: the weight of restoration; 0 leaves it out (ELECTRA).
+        clm_positions: restore at the masked residues (COCO-LM, METRO) or at all.
+        clm_head: dense layer, GELU and norm before the tied projection (exports to EsmForMaskedLM), or the
+            projection alone (COCO-LM).
+        rtd_head: one linear layer (COCO-LM), or dense and linear (ELECTRA).
+        embeddings: tied (one token table), disentangled (the main model reads the auxiliary's table, with no gradient
+            into it, plus a difference of its own; DeBERTaV3, arXiv 2111.09543), or separate.
+    """
+
+    mask_rate: float = 0.15
+    auxiliary_depth: int | None = None
+    auxiliary_width: int | None = None
+    temperature: float = 1.0
+    rtd_weight: float = 50.0
+    clm_weight: float = 1.0
+    clm_positions: Literal["masked", "all"] = "masked"
+    clm_head: Literal["dense", "linear"] = "dense"
+    rtd_head: Literal["linear", "dense"] = "linear"
+    embeddings: Literal["tied", "disentangled", "separate"] = "tied"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_rate < 1:
+            raise UserError(f"metro.mask_rate is {self.mask_rate}; it must lie between 0 and 1")
+        if self.temperature <= 0:
+            raise UserError(f"metro.temperature is {self.temperature}; it must be above 0")
+        if min(self.rtd_weight, self.clm_weight) < 0:
+            raise UserError("metro.rtd_weight and metro.clm_weight must be at least 0")
+
+
+class DisentangledEmbedding(nn.Module):
+    """A token table that reads another one without a gradient into it, plus a difference that starts at 0."""
+
+    def __init__(self, base: nn.Embedding):
+        super().__init__()
+        self.base = [base]  # in a list: it belongs to the auxiliary, and must not be registered twice
+        self.difference = nn.Parameter(torch.zeros_like(base.weight))
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base[0].weight.detach() + self.difference
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens, self.weight)
+
+
+class Metro(Objective):
+    """Auxiliary and main model trained together. The main one (`encoder`) is kept.
+
+    Reports aux_loss, aux_accuracy, replaced (share of residues that differ after sampling), rtd_loss, rtd_ap (average
+    precision), clm_loss, clm_masked_loss (nats at the masked residues, whatever the CLM learns on),
+    clm_accuracy_replaced and clm_accuracy_kept (at residues that were replaced, and at all others).
+    """
+
+    def __init__(self, encoder: EncoderConfig, alphabet: Alphabet, config: MetroConfig = MetroConfig()):
+        super().__init__()
+        self.config = config
+        self.mask_token = alphabet.id(alphabet.mask)
+        table_width = encoder.embedding_width or encoder.width
+        auxiliary = replace(
+            encoder,
+            depth=config.auxiliary_depth or max(1, encoder.depth // 3),
+            width=config.auxiliary_width or encoder.width,
+            ffn_width=None if config.auxiliary_width else encoder.ffn_width,
+            embedding_width=table_width,
+            dropout=0.0,
+        )
+        if config.clm_head == "linear" and table_width != encoder.width:
+            raise UserError("metro.clm_head linear needs encoder.embedding_width equal to encoder.width")
+        self.encoder = Encoder(encoder)
+        self.auxiliary = Encoder(auxiliary)
+        if config.embeddings == "tied":
+            self.auxiliary.embedding = self.encoder.embedding
+        elif config.embeddings == "disentangled":
+            self.encoder.embedding = DisentangledEmbedding(self.auxiliary.embedding)  # type: ignore[assignment]
+        head = VocabularyHeadConfig(encoder.width, encoder.vocab_size, table_width, norm_eps=encoder.norm_eps)
+        self.auxiliary_vocabulary = VocabularyHead(replace(head, width=auxiliary.width))
+        self.vocabulary = VocabularyHead(replace(head, dense=config.clm_head == "dense"))
+        self.rtd = TokenHead(TokenHeadConfig(encoder.width, dense=config.rtd_head == "dense"))
+        self.letters_V: Tensor
+        self.register_buffer("letters_V", letter_mask(alphabet), persistent=False)
+
+    def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
+        packed = batch.sequence
+        letters_T = self.letters_V[packed.tokens]
+        chosen_M = choose(packed, letters_T, self.config.mask_rate, generator)
+        masked = packed.with_tokens(packed.tokens.index_fill(0, chosen_M, self.mask_token))
+        # The noise of sampling is drawn here as well: a forward pass repeated (for activation checkpointing, or
+        # over cached gradients) must see the same replacements.
+        gumbel_MV = gumbel(chosen_M.numel(), self.letters_V.numel(), generator)
+        return replace(
+            batch,
+            views={**batch.views, "masked": masked},
+            targets={
+                **batch.targets,
+                "chosen": chosen_M,
+                "letters": letters_T.nonzero().squeeze(1),
+                "gumbel": gumbel_MV,
+            },
+        )
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        chosen, letters = batch.targets["chosen"], batch.targets["letters"]
+        masked = torch.tensor(float(chosen.numel()), device=chosen.device)
+        every = torch.tensor(float(letters.numel()), device=chosen.device)
+        return {
+            "aux_loss": masked,
+            "rtd_loss": every,
+            "clm_loss": masked if self.config.clm_positions == "masked" else every,
+        }
+
+    def _corrupt(self, batch: Batch) -> tuple[Packed, Terms]:
+        """The auxiliary's pass: the corrupted view, and the auxiliary's losses and figures."""
+        packed, chosen_M = batch.sequence, batch.targets["chosen"]
+        original_M = packed.tokens[chosen_M]
+        h_MD = self.auxiliary(batch.views["masked"])[chosen_M]
+        logits_MV = self.auxiliary_vocabulary(h_MD, self.auxiliary.embedding.weight).float()
+        sampled_M = sample(logits_MV, self.letters_V, self.config.temperature, batch.targets["gumbel"])
+        corrupted = packed.with_tokens(packed.tokens.index_copy(0, chosen_M, sampled_M))
+        count = self.counts(batch)["aux_loss"]
+        return corrupted, {
+            "aux_loss": Term(F.cross_entropy(logits_MV, original_M, reduction="sum"), count, 1.0),
+            "aux_accuracy": Term((logits_MV.detach().argmax(-1) == original_M).sum(), count),
+        }
+
+    def forward(self, batch: Batch) -> Terms:
+        corrupted, terms = self._corrupt(batch)
+        counts = self.counts(batch)
+        letters_N, chosen_M = batch.targets["letters"], batch.targets["chosen"]
+        original_T = batch.sequence.tokens
+        h_TD = self.encoder(corrupted)
+
+        replaced_T = corrupted.tokens != original_T
+        replaced_N = replaced_T[letters_N].float()
+        score_N = self.rtd(h_TD[letters_N]).squeeze(-1).float()
+        rtd = F.binary_cross_entropy_with_logits(score_N, replaced_N, reduction="sum")
+        terms["rtd_loss"] = Term(rtd, counts["rtd_loss"], self.config.rtd_weight)
+        terms["replaced"] = Term(replaced_N.sum(), counts["rtd_loss"])
+        terms["rtd_ap"] = Term(average_precision(score_N.detach(), replaced_N), torch.ones_like(rtd.detach()))
+        if self.config.clm_weight > 0:
+            everywhere = self.config.clm_positions == "all"
+            places = letters_N if everywhere else chosen_M
+            logits = self.vocabulary(h_TD[places], self.encoder.embedding.weight).float()
+            loss = F.cross_entropy(logits, original_T[places], reduction="none")
+            terms["clm_loss"] = Term(loss.sum(), counts["clm_loss"], self.config.clm_weight)
+            with torch.no_grad():
+                right = (logits.argmax(-1) == original_T[places]).float()
+                wrong_input = replaced_T[places]
+                masked = torch.zeros_like(replaced_T).index_fill_(0, chosen_M, True)[places]
+                terms["clm_masked_loss"] = Term((loss * masked).sum(), masked.sum())
+                terms["clm_accuracy_replaced"] = Term((right * wrong_input).sum(), wrong_input.sum())
+                terms["clm_accuracy_kept"] = Term((right * ~wrong_input).sum(), (~wrong_input).sum())
+        return terms
+
+    def flops(self, batch: Batch) -> float:
+        packed = batch.sequence
+        tokens = packed.tokens.numel()
+        masked = int(tokens * self.config.mask_rate)
+        restored = 0 if self.config.clm_weight == 0 else tokens if self.config.clm_positions == "all" else masked
+        return (
+            self.auxiliary.flops(packed)
+            + self.auxiliary_vocabulary.flops(masked)
+            + self.encoder.flops(packed)
+            + self.rtd.flops(tokens)
+            + self.vocabulary.flops(restored)
+        )
+
+    def bundle_modules(self) -> dict[str, nn.Module]:
+        modules = {
+            "encoder": self.encoder,
+            "rtd": self.rtd,
+            "auxiliary": self.auxiliary,
+            "auxiliary_vocabulary": self.auxiliary_vocabulary,
+        }
+        if isinstance(self.encoder.embedding, DisentangledEmbedding):  # written out as the plain table it stands for
+            plain = Encoder(self.encoder.config)
+            state = {k: v for k, v in self.encoder.state_dict().items() if k != "embedding.difference"}
+            plain.load_state_dict({**state, "embedding.weight": self.encoder.embedding.weight.detach()})
+            modules["encoder"] = plain
+        if self.config.clm_weight > 0:
+            modules["vocabulary"] = self.vocabulary
+        return modules
+
+
+def average_precision(score_N: Tensor, label_N: Tensor) -> Tensor:
+    """Area under the precision-recall curve as a step function (0-d float32); ties share a step, as in scikit-learn.
+
+    0 where no label is positive.
+    """
+    order = score_N.argsort(descending=True)
+    score, label = score_N[order], label_N[order].double()
+    hits = label.cumsum(0)
+    last = torch.ones_like(score, dtype=torch.bool)  # of its run of equal scores
+    last[:-1] = score[1:] != score[:-1]
+    precision = hits / torch.arange(1, len(hits) + 1, device=hits.device)
+    # Each hit counts with the precision at the end of its run of ties.
+    reached = torch.where(last, hits, torch.zeros_like(hits)).cummax(0).values
+    gained = torch.where(last, hits - torch.cat([hits.new_zeros(1), reached[:-1]]), torch.zeros_like(hits))
+    return ((precision * gained).sum() / hits[-1].clamp(min=1)).float()

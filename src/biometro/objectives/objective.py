@@ -1,0 +1,105 @@
+"""What a training objective is: a module that owns encoders and heads and maps a batch to named losses.
+
+    clean batch ─▶ prepare (corruption, a pure function of seed, step, micro-batch) ─▶ forward ─▶ {name: Term}
+
+Losses are sums with counts. The trainer adds counts over micro-batches and ranks *before* any backward pass, so
+that the gradient is that of one large batch however it is cut; that is why corruption, which decides the counts,
+is a step of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from biometro.data.batch import Batch
+
+
+@dataclass(frozen=True)
+class Term:
+    """A sum and the number of things summed, both scalars (0-d tensors); the value reported is their ratio.
+
+    Terms of micro-batches and ranks add up; `weight` is the factor in the training loss, None for a figure that is
+    only reported.
+    """
+
+    sum: Tensor
+    count: Tensor
+    weight: float | None = None
+
+    def __add__(self, other: Term) -> Term:
+        return Term(self.sum + other.sum, self.count + other.count, self.weight)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.sum / self.count.clamp(min=1)
+
+
+Terms = dict[str, Term]
+
+
+def total_loss(terms: Terms, counts: dict[str, Tensor]) -> Tensor:
+    """Weighted sum of the losses, each divided by its count over the whole step (0-d, float32)."""
+    return sum(
+        (t.weight * t.sum / counts[name].clamp(min=1) for name, t in terms.items() if t.weight is not None),
+        start=torch.zeros((), device=next(iter(terms.values())).sum.device),
+    )
+
+
+class Objective(nn.Module):
+    """Base of all objectives. A subclass fills in the four methods."""
+
+    def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with what the objective draws at random added to it (corrupted views, targets), on its device."""
+        raise NotImplementedError
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """The count of every loss of a prepared batch, without a forward pass."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Terms:
+        """Losses and figures of a prepared batch. The trainer calls the module, so hooks of wrappers fire."""
+        raise NotImplementedError
+
+    def backward(self, batches: Sequence[Batch]) -> Terms:
+        """Accumulate the gradient of one step over its prepared micro-batches; gives their summed, detached terms.
+
+        A loss that is no sum over examples (contrastive) overrides this.
+        """
+        counts: dict[str, Tensor] = {}
+        for batch in batches:
+            for name, count in self.counts(batch).items():
+                counts[name] = counts[name] + count if name in counts else count
+        terms: Terms = {}
+        for batch in batches:
+            found: Terms = self(batch)
+            total_loss(found, counts).backward()
+            for name, term in found.items():
+                term = Term(term.sum.detach(), term.count, term.weight)
+                terms[name] = terms[name] + term if name in terms else term
+        return terms
+
+    def flops(self, batch: Batch) -> float:
+        """Floating-point operations of one forward pass over a clean batch (training costs three times that)."""
+        raise NotImplementedError
+
+    def bundle_modules(self) -> dict[str, nn.Module]:
+        """The modules by role that make the model folder."""
+        raise NotImplementedError
+
+
+def derive(terms: dict[str, float]) -> dict[str, float]:
+    """Figures that are functions of averaged figures, computed once all sums are in.
+
+    `rtd_gain` is the entropy of the share of replaced tokens minus the RTD loss, in nats: what detection knows
+    beyond that share. An RTD loss alone says nothing.
+    """
+    derived: dict[str, float] = {}
+    if "rtd_loss" in terms and "replaced" in terms:
+        share = torch.tensor(terms["replaced"], dtype=torch.float64)
+        entropy = torch.special.entr(share) + torch.special.entr(1 - share)
+        derived["rtd_gain"] = float(entropy) - terms["rtd_loss"]
+    return derived
