@@ -1,0 +1,74 @@
+"""AdamW with the usual two groups, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from biometro.errors import UserError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter 2019) and its learning-rate schedule.
+
+    Args:
+        lr: peak learning rate.
+        schedule: linear or cosine decay after warm-up, or warmup_stable_decay (constant, then linear to the end).
+        warmup: steps from 0 to the peak, linearly.
+        decay: share of all steps that warmup_stable_decay spends decaying.
+        final: the last learning rate, as a share of the peak.
+        weight_decay: decoupled; on matrices only, not on biases and norms.
+        beta1: decay of the gradient's running mean.
+        beta2: decay of its running square.
+        eps: added to the denominator.
+        clip: largest norm of the whole gradient; 0 for no clipping.
+    """
+
+    lr: float = 1e-3
+    schedule: Literal["linear", "cosine", "warmup_stable_decay"] = "linear"
+    warmup: int = 100
+    decay: float = 0.2
+    final: float = 0.0
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise UserError(f"optimizer.lr is {self.lr}; it must be above 0")
+        if not 0 < self.decay <= 1 or not 0 <= self.final <= 1:
+            raise UserError("optimizer.decay and optimizer.final are shares, between 0 and 1 (decay above 0)")
+        if min(self.warmup, self.weight_decay, self.clip) < 0:
+            raise UserError("optimizer.warmup, weight_decay and clip must be at least 0")
+
+
+def build(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Fused AdamW over the module's trainable parameters."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The learning rate of step 0, 1, ..., steps - 1."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "warmup_stable_decay":
+        length = max(1, round(config.decay * steps))
+        begin = max(steps - length, config.warmup)
+        done = max(0.0, (step - begin + 1) / max(1, steps - begin))
+    else:
+        done = (step - config.warmup + 1) / max(1, steps - config.warmup)
+    done = min(done, 1.0)
+    share = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done
+    return config.lr * (config.final + (1 - config.final) * share)

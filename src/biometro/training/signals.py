@@ -1,0 +1,44 @@
+"""A signal sets a flag; the step's end acts on it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Context manager: within it, SIGTERM, SIGINT, SIGUSR1 and the time limit ask for a stop instead of forcing one.
+
+    A second SIGINT interrupts at once. Outside the main thread (a notebook's worker) only the time limit counts.
+    """
+
+    def __init__(self, max_minutes: float | None):
+        self.reason: str | None = None
+        self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self._max_minutes = max_minutes
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in CAUGHT:
+                self._previous[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.reason is not None:
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+
+    def check(self) -> str | None:
+        """Why to stop after this step, or None."""
+        if self.reason is None and self._deadline is not None and time.monotonic() >= self._deadline:
+            self.reason = f"the limit of {self._max_minutes:g} minutes"
+        return self.reason

@@ -1,0 +1,174 @@
+"""Where a run's figures go: metrics.jsonl always, TensorBoard and Weights & Biases where wanted, and the screen."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from biometro.errors import UserError
+
+Row = dict[str, Any]
+TrackerName = Literal["tensorboard", "wandb"]
+_PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal to draw on
+
+
+class Tracker(Protocol):
+    def log(self, rows: Sequence[Row]) -> None: ...
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """One JSON object a line. Opened for a run that goes on at `step`, it drops the rows of steps to be done again."""
+
+    def __init__(self, path: Path, step: int):
+        self.path = path
+        kept = [row for row in read_metrics(path) if row["step"] <= step]
+        self._handle: IO[str] = path.open("w", encoding="utf-8")
+        self.log(kept)
+
+    def log(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._handle.write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
+        self._handle.flush()
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+def _plain(value: Any) -> Any:
+    """NaN and infinity have no JSON; they are written as null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a metrics.jsonl; a line cut short by a crash is left out, a missing file is empty."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+    return rows
+
+
+class TensorBoard:
+    def __init__(self, folder: Path, step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def log(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            for name, value in figures(row).items():
+                self._writer.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """Live curves on wandb.ai, or in the run folder where WANDB_MODE=offline. A run that goes on keeps its id."""
+
+    def __init__(self, run: Path, recipe: Mapping[str, Any], project: str = "biometro"):
+        import wandb
+
+        id_file = run / "wandb-id"
+        if not id_file.exists():
+            id_file.write_text(wandb.util.generate_id(), encoding="utf-8")
+        self._run = wandb.init(
+            project=project, name=run.name, id=id_file.read_text(encoding="utf-8"), resume="allow",
+            config=dict(recipe), dir=str(run),
+        )  # fmt: skip
+
+    def log(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            values = {f"{row['split']}/{name}": value for name, value in figures(row).items()}
+            self._run.log(values, step=row["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def figures(row: Row) -> dict[str, float]:
+    """The numbers of a row without the step itself."""
+    return {k: v for k, v in row.items() if k != "step" and isinstance(v, int | float)}
+
+
+class Screen:
+    """A progress bar on a terminal, a line now and then elsewhere. Writes to standard error."""
+
+    def __init__(self, steps: int, start: int, quiet: bool = False):
+        self.console = Console(stderr=True, quiet=quiet)
+        self._live = self.console.is_terminal and not quiet
+        self._last = -math.inf
+        self._started, self._start, self._steps = time.monotonic(), start, steps
+        self._bar = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24), TimeElapsedColumn(),
+            TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
+            console=self.console, disable=not self._live,
+        )  # fmt: skip
+        self._task = self._bar.add_task("steps", total=steps, completed=start, figures="")
+        self._bar.start()
+
+    def log(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            text = summary(row)
+            if row["split"] == "valid":
+                self.say(f"step {row['step']:,}: held out: {text}")
+            elif self._live:
+                self._bar.update(self._task, completed=row["step"], figures=text)
+            elif time.monotonic() - self._last > _PLAIN_EVERY or row["step"] == self._steps:
+                self._last = time.monotonic()
+                rate = (row["step"] - self._start) / max(time.monotonic() - self._started, 1e-9)
+                left = (self._steps - row["step"]) / max(rate, 1e-9)
+                self.say(f"step {row['step']:,} of {self._steps:,} (eta {left:,.0f} s): {text}")
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def summary(row: Row) -> str:
+    """The figures of a row worth a glance, in one line."""
+    parts = [f"{name} {value:.4f}" for name, value in row.items() if name.endswith("loss") and value is not None]
+    for name in ("mlm_accuracy", "rtd_gain", "rtd_ap"):
+        if row.get(name) is not None:
+            parts.append(f"{name} {row[name]:.4f}")
+    if row.get("tokens_per_s"):
+        parts.append(f"{row['tokens_per_s']:,.0f} tokens/s")
+    return ", ".join(parts)
+
+
+def open_trackers(
+    run: Path, names: Sequence[TrackerName] | None, recipe: Mapping[str, Any], step: int
+) -> list[Tracker]:
+    """JSON lines always; the named ones, or by default TensorBoard where it is installed.
+
+    Raises UserError, with the extra to install, where a named one is missing.
+    """
+    trackers: list[Tracker] = [JsonLines(run / "metrics.jsonl", step)]
+    installed = {name: importlib.util.find_spec(name) is not None for name in ("tensorboard", "wandb")}
+    if names is None:
+        names = ["tensorboard"] if installed["tensorboard"] else []
+    for name in names:
+        if not installed[name]:
+            raise UserError(f"training.track asks for {name}, which is not installed: pip install 'biometro[track]'")
+        if name == "tensorboard":
+            trackers.append(TensorBoard(run / "tensorboard", step))
+        else:
+            trackers.append(WeightsAndBiases(run, recipe))
+    return trackers
