@@ -1,0 +1,172 @@
+"""Vectors of sequences: an encoder run over packs of sequences of like length, results in input order.
+
+    token arrays ─▶ sorted by length ─▶ packs ─▶ encoder ─▶ mean over residues | first token | every residue
+
+Shape letters: T tokens of a pack, D width, L residues of one sequence, N sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from biometro.data.batch import pack
+from biometro.errors import UserError
+from biometro.model.bundle import Bundle
+from biometro.model.encoder import Encoder
+
+Pooling = Literal["mean", "cls", "residues"]
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+
+
+Long = Literal["full", "window", "error"]
+
+
+def windows(length: int, size: int) -> list[tuple[int, int]]:
+    """(start, end) of windows of `size` residues that cover `length`, each sharing at least half with the next."""
+    if length <= size:
+        return [(0, length)]
+    count = -(-(length - size) // (size - size // 2)) + 1
+    return [(start, start + size) for start in np.linspace(0, length - size, count).round().astype(int).tolist()]
+
+
+class Embedder:
+    """A bundle's encoder on a device, ready to embed. Deterministic; a sequence's vectors do not depend on others.
+
+    Args:
+        bundle: the model.
+        pooling: mean over residues (start and end tokens left out), cls (the start token's vector), or residues
+            (one vector each).
+        long: what to do beyond `max_length`: full (read whole: positions are relative, so there is no limit but
+            memory), window (overlapping windows, averaged where they overlap), or error.
+        max_length: residues; where `long` begins to matter.
+        precision: auto is bfloat16 on CUDA and float32 elsewhere; int8 quantises linear layers (CPU).
+        device: where to run.
+        batch_tokens: tokens read at once; results do not depend on it. Default 2,048 on a CPU, 65,536 on CUDA.
+
+    Raises UserError where the options do not go together.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        pooling: Pooling = "mean",
+        long: Long = "full",
+        max_length: int = 1022,
+        precision: Precision = "auto",
+        device: torch.device | str = "cpu",
+        batch_tokens: int | None = None,
+    ):
+        if max_length < 2:
+            raise UserError(f"max_length is {max_length}; it must be at least 2 residues")
+        self.device = torch.device(device)
+        self.pooling, self.long, self.max_length = pooling, long, max_length
+        self.alphabet, self.width = bundle.alphabet, bundle.encoder.config.width
+        if precision == "auto":
+            precision = "bfloat16" if self.device.type == "cuda" else "float32"
+        self.encoder: torch.nn.Module = bundle.encoder.to(self.device).eval()
+        if precision == "int8":
+            self.encoder = quantise(bundle.encoder, self.device)
+        self._autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+        self._budget = batch_tokens or (65536 if self.device.type == "cuda" else 2048)
+
+    def embed(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Token arrays without specials -> float32 vectors in the same order: (D,) each, or (L, D) for residues.
+
+        Raises UserError for a sequence over `max_length` under long="error".
+        """
+        pieces: list[np.ndarray] = []
+        owners: list[tuple[int, int, int]] = []  # sequence, start, end of each piece
+        for number, sequence in enumerate(sequences):
+            size = len(sequence) if self.long == "full" else self.max_length
+            if self.long == "error" and len(sequence) > size:
+                raise UserError(
+                    f"sequence {number + 1} has {len(sequence)} residues, more than max_length {size}; choose "
+                    "long: full or window"
+                )
+            for start, end in windows(len(sequence), size):
+                pieces.append(sequence[start:end])
+                owners.append((number, start, end))
+        order = sorted(range(len(pieces)), key=lambda i: len(pieces[i]))
+        results: list[Tensor] = [torch.empty(0)] * len(pieces)
+        for chunk in self._chunks([len(pieces[i]) + 2 for i in order]):
+            members = order[chunk]
+            for i, vectors in zip(members, self._run([pieces[i] for i in members]), strict=True):
+                results[i] = vectors
+        return self._join(sequences, owners, results)
+
+    def _chunks(self, lengths: list[int]) -> Iterator[slice]:
+        start = total = 0
+        for place, length in enumerate(lengths):
+            if total + length > self._budget and place > start:
+                yield slice(start, place)
+                start, total = place, 0
+            total += length
+        if lengths:
+            yield slice(start, len(lengths))
+
+    @torch.inference_mode()
+    def _run(self, pieces: list[np.ndarray]) -> list[Tensor]:
+        """One pack: (L + 2, D) float32 vectors of every piece, start and end tokens included."""
+        packed = pack(pieces, self.alphabet.id(self.alphabet.begin), self.alphabet.id(self.alphabet.end))
+        with self._autocast:
+            h_TD = self.encoder(packed.to(self.device)).float()
+        if self.pooling == "cls":
+            return list(h_TD[packed.cu_seqlens[:-1].to(self.device)].cpu())
+        parts = h_TD.split([len(piece) + 2 for piece in pieces])
+        if self.pooling == "mean" and self.long != "window":
+            return list(torch.stack([part[1:-1].mean(0) for part in parts]).cpu())
+        return [part[1:-1].cpu() for part in parts]
+
+    def _join(
+        self, sequences: Sequence[np.ndarray], owners: list[tuple[int, int, int]], results: list[Tensor]
+    ) -> list[np.ndarray]:
+        pooling = self.pooling
+        if self.long != "window":
+            return [result.numpy() for result in results]
+        if pooling == "cls":  # the mean of the windows' start tokens
+            sums = np.zeros((len(sequences), self.width), dtype=np.float64)
+            counts = np.zeros(len(sequences))
+            for (number, _, _), result in zip(owners, results, strict=True):
+                sums[number] += result.numpy()
+                counts[number] += 1
+            return list((sums / counts[:, None]).astype(np.float32))
+        joined = []
+        cursor = 0
+        for number, sequence in enumerate(sequences):
+            total = np.zeros((len(sequence), self.width), dtype=np.float32)
+            cover = np.zeros((len(sequence), 1), dtype=np.float32)
+            while cursor < len(owners) and owners[cursor][0] == number:
+                _, start, end = owners[cursor]
+                total[start:end] += results[cursor].numpy()
+                cover[start:end] += 1
+                cursor += 1
+            vectors = total / cover
+            joined.append(vectors.mean(0) if pooling == "mean" else vectors)
+        return joined
+
+
+def quantise(encoder: Encoder, device: torch.device) -> torch.nn.Module:
+    """The encoder with int8 weights and dynamically quantised activations in its linear layers (CPU only)."""
+    if device.type != "cpu":
+        raise UserError(f"precision int8 runs on a CPU only, not on {device.type}; use bfloat16")
+    import warnings
+
+    with warnings.catch_warnings():
+        # torch.ao is marked for a move to torchao, which would be one more dependency for one call.
+        warnings.simplefilter("ignore")
+        quantised: torch.nn.Module = torch.ao.quantization.quantize_dynamic(encoder, {torch.nn.Linear}, torch.qint8)
+    return quantised
+
+
+def quantisation_cosine(bundle: Bundle, sequences: Sequence[np.ndarray]) -> float:
+    """The smallest cosine between the int8 and the float32 vectors of the given sequences."""
+    exact = Embedder(bundle, pooling="mean", precision="float32")
+    approximate = Embedder(bundle, pooling="mean", precision="int8")
+    pairs = zip(exact.embed(sequences), approximate.embed(sequences), strict=True)
+    return min(float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in pairs)

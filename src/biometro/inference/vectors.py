@@ -1,0 +1,182 @@
+"""Files of embeddings: Parquet parts while they are made, then one Parquet, NumPy or safetensors file.
+
+Nothing here holds more than one part in memory, whatever the size of the result.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from biometro.errors import UserError
+
+SUFFIXES = (".parquet", ".npz", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors in input order: `vectors[i]` is (D,) float32 of sequence `ids[i]`, or (L, D) where `per_residue`."""
+
+    ids: list[str]
+    vectors: list[np.ndarray]
+    per_residue: bool
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """(N, D) float32. Raises ValueError for per-residue vectors, which have no common shape."""
+        if self.per_residue:
+            raise ValueError("per-residue vectors form no matrix; use .vectors")
+        return np.stack(self.vectors)
+
+
+def check_suffix(out: Path) -> None:
+    """Raises UserError where the name says no format that can be written."""
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"{out}: the output's name must end in one of {', '.join(SUFFIXES)}")
+
+
+def write_part(path: Path, embeddings: Embeddings, width: int) -> None:
+    """One Parquet file, in one stroke: columns id, length (residues, only per residue), embedding."""
+    vector = pa.list_(pa.float32(), width)
+    flat = pa.array(np.concatenate([v.reshape(-1) for v in embeddings.vectors]))
+    columns = {"id": pa.array(embeddings.ids, pa.string())}
+    if embeddings.per_residue:
+        rows = pa.FixedSizeListArray.from_arrays(flat, type=vector)
+        offsets = np.cumsum([0, *(len(v) for v in embeddings.vectors)], dtype=np.int32)
+        columns["length"] = pa.array(np.diff(offsets))
+        columns["embedding"] = pa.ListArray.from_arrays(pa.array(offsets), rows)
+    else:
+        columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, type=vector)
+    work = path.with_name(f".{path.name}.writing")
+    pq.write_table(pa.table(columns), work, compression="zstd", use_dictionary=False)
+    work.replace(path)
+
+
+def join(parts: Sequence[Path], out: Path, width: int, per_residue: bool, about: dict[str, str]) -> None:
+    """Write the parts, in order, as one file whose format its name tells; it appears whole or not at all.
+
+    Parquet: the parts' columns. npz: ids, embeddings (N, D), or (sum of L, D) with offsets (N+1) per residue.
+    safetensors: embeddings and offsets likewise, and `ids_json`, the UTF-8 bytes of a JSON list.
+    """
+    work = out.with_name(f".{out.name}.writing")
+    try:
+        {".parquet": _join_parquet, ".npz": _join_npz, ".safetensors": _join_safetensors}[out.suffix](
+            parts, work, width, per_residue, about
+        )
+        work.replace(out)
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def _join_parquet(parts: Sequence[Path], work: Path, width: int, per_residue: bool, about: dict[str, str]) -> None:
+    schema = pq.read_schema(parts[0]).with_metadata(about)
+    with pq.ParquetWriter(work, schema, compression="zstd", use_dictionary=False) as writer:
+        for part in parts:
+            writer.write_table(pq.read_table(part).cast(schema))
+
+
+def _flat(part: Path, per_residue: bool) -> np.ndarray:
+    """All numbers of a part in order, float32, one dimension."""
+    column = pq.read_table(part, columns=["embedding"]).column(0)
+    chunks = [chunk.flatten().flatten() if per_residue else chunk.flatten() for chunk in column.chunks]
+    return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in chunks])
+
+
+def _layout(parts: Sequence[Path], per_residue: bool) -> tuple[list[str], np.ndarray, int]:
+    """ids, offsets (N+1,) int64 and the number of vectors."""
+    ids: list[str] = []
+    lengths: list[int] = []
+    for part in parts:
+        table = pq.read_table(part, columns=["id", "length"] if per_residue else ["id"])
+        ids += table.column("id").to_pylist()
+        lengths += table.column("length").to_pylist() if per_residue else [1] * table.num_rows
+    offsets = np.cumsum([0, *lengths], dtype=np.int64)
+    return ids, offsets, int(offsets[-1])
+
+
+def _join_npz(parts: Sequence[Path], work: Path, width: int, per_residue: bool, about: dict[str, str]) -> None:
+    ids, offsets, count = _layout(parts, per_residue)
+    arrays: dict[str, Any] = {"ids": np.array(ids), "about": np.array(json.dumps(about))}
+    if per_residue:
+        arrays["offsets"] = offsets
+    with zipfile.ZipFile(work, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+        with archive.open("embeddings.npy", "w", force_zip64=True) as entry:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
+            np.lib.format.write_array_header_2_0(entry, header)
+            for part in parts:
+                entry.write(_flat(part, per_residue).tobytes())
+
+
+def _join_safetensors(parts: Sequence[Path], work: Path, width: int, per_residue: bool, about: dict[str, str]) -> None:
+    ids, offsets, count = _layout(parts, per_residue)
+    names = np.frombuffer(json.dumps(ids).encode(), dtype=np.uint8)
+    entries: list[tuple[str, str, list[int], int]] = [("embeddings", "F32", [count, width], 4 * count * width)]
+    if per_residue:
+        entries.append(("offsets", "I64", [len(offsets)], offsets.nbytes))
+    entries.append(("ids_json", "U8", [len(names)], names.nbytes))
+    header: dict[str, Any] = {"__metadata__": about}
+    place = 0
+    for name, dtype, shape, size in entries:
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [place, place + size]}
+        place += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with work.open("wb") as handle:
+        handle.write(len(text).to_bytes(8, "little") + text)
+        for part in parts:
+            handle.write(_flat(part, per_residue).tobytes())
+        if per_residue:
+            handle.write(offsets.tobytes())
+        handle.write(names.tobytes())
+
+
+def read(path: str | Path) -> Embeddings:
+    """The embeddings of a file that `join` wrote, all in memory. Raises UserError where it is none."""
+    path = Path(path)
+    check_suffix(path)
+    try:
+        ids, flat, offsets = {".parquet": _read_parquet, ".npz": _read_npz, ".safetensors": _read_safetensors}[
+            path.suffix
+        ](path)
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"{path}: holds no embeddings that can be read ({error})") from error
+    if offsets is None:
+        return Embeddings(ids, list(flat), per_residue=False)
+    return Embeddings(ids, [flat[a:b] for a, b in pairwise(offsets)], per_residue=True)
+
+
+_Content = tuple[list[str], np.ndarray, np.ndarray | None]
+
+
+def _read_parquet(path: Path) -> _Content:
+    table = pq.read_table(path)
+    per_residue = "length" in table.column_names
+    column = table.schema.field("embedding").type
+    width = (column.value_type if per_residue else column).list_size
+    flat = _flat(path, per_residue).reshape(-1, width)
+    offsets = np.cumsum([0, *table.column("length").to_pylist()]) if per_residue else None
+    return table.column("id").to_pylist(), flat, offsets
+
+
+def _read_npz(path: Path) -> _Content:
+    with np.load(path, allow_pickle=False) as archive:
+        return archive["ids"].tolist(), archive["embeddings"], archive.get("offsets")
+
+
+def _read_safetensors(path: Path) -> _Content:
+    from safetensors.numpy import load_file
+
+    arrays = load_file(path)
+    return json.loads(arrays["ids_json"].tobytes()), arrays["embeddings"], arrays.get("offsets")
