@@ -1,0 +1,5 @@
+import sys
+
+from biometro.cli import main
+
+sys.exit(main())

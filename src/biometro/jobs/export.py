@@ -1,0 +1,34 @@
+"""`biometro export`: a model folder -> formats that other libraries load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from biometro.errors import UserError
+from biometro.model import esm2
+from biometro.model.load import load
+
+
+def export(
+    model: str, out: str, to: Literal["huggingface", "biometro"] = "huggingface", overwrite: bool = False
+) -> Path:
+    """Write a model for other libraries.
+
+    Args:
+        model: model folder of biometro, Hugging Face ESM-2 folder, or fair-esm checkpoint (.pt).
+        out: folder to write.
+        to: huggingface (`EsmForMaskedLM`, which transformers loads with no custom code), or biometro's own format.
+        overwrite: replace what stands at `out`.
+
+    Returns the folder. Raises UserError where the model cannot be expressed in that format, naming the setting.
+    """
+    folder = Path(out)
+    if folder.exists() and not overwrite:
+        raise UserError(f"{folder} exists; choose another `out`, or say overwrite: true")
+    bundle = load(model)
+    if to == "huggingface":
+        esm2.to_huggingface(bundle, folder)
+    else:
+        bundle.save(folder)
+    return folder

@@ -1,0 +1,109 @@
+"""`biometro prepare`: raw files -> a corpus folder."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+import biometro
+from biometro.alphabet import PROTEIN, ResiduePolicy
+from biometro.data import splits
+from biometro.data.corpus import Corpus, CorpusBuilder
+from biometro.data.intake import Account, clean
+from biometro.data.sources import Format, ReadOptions, expand
+from biometro.errors import UserError
+from biometro.files import new_folder
+
+
+def prepare(
+    data: str | list[str],
+    out: str,
+    residues: ResiduePolicy = "keep_as_x",
+    valid: float = 0.01,
+    min_length: int = 1,
+    max_length: int | None = None,
+    format: Format = "auto",
+    column: str = "sequence",
+    overwrite: bool = False,
+) -> Corpus:
+    """Turn sequence files into a corpus folder: cleaned, deduplicated, split, counted.
+
+    Reads in a stream, with bounded memory. Alignment gaps (- and .), white space and a stop (*) at the end are removed,
+    lower case becomes upper case. Exact duplicates are removed. The same sequences give the same corpus, byte for
+    byte, whatever the order of files.
+
+    Args:
+        data: FASTA, CSV, TSV or Parquet files (plain, .gz, .zst, .bz2): a path, a pattern such as 'uniref/*.fasta.gz',
+            a URL that fsspec knows, a list of these, or example:families.
+        out: corpus folder to write.
+        residues: what to do with U O B Z J X and stops inside: keep_as_x, as_is (letters that have a token keep it),
+            drop_sequence, or fail.
+        valid: share of sequences held out, chosen by a stable hash of the sequence.
+        min_length: residues; shorter sequences are dropped.
+        max_length: residues; longer sequences are dropped.
+        format: of the files; auto goes by their names.
+        column: of CSV, TSV and Parquet files, the one that holds the sequence.
+        overwrite: replace a corpus that stands at `out`.
+
+    Returns the corpus. Raises UserError, naming file and line, for input that is not what its format promises;
+    nothing is written then.
+    """
+    if not 0 <= valid < 1:
+        raise UserError(f"valid is {valid}; it is a share, from 0 up to but not including 1")
+    folder = Path(out)
+    if folder.exists():
+        if not (folder / "corpus.json").exists():
+            raise UserError(f"{folder} exists and is no corpus folder; choose another `out`")
+        if not overwrite:
+            raise UserError(f"{folder} holds a corpus already; choose another `out`, or say overwrite: true")
+    options = ReadOptions(format, column)
+    sources = expand(data, options)
+    account, began = Account(), time.perf_counter()
+    with new_folder(folder) as work:
+        builder = CorpusBuilder(work, PROTEIN)
+        for _, letters in clean(sources, options, residues, account, min_length=min_length, max_length=max_length):
+            builder.add(letters)
+        info = builder.finish(
+            lambda digests: splits.by_hash(digests, valid),
+            {
+                "intake": account.to_json(),
+                "options": {
+                    "residues": residues, "valid": valid, "split": "hash", "min_length": min_length,
+                    "max_length": max_length, "column": column,
+                },
+                "sources": [source.to_json() for source in sources],
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "version": biometro.__version__,
+            },
+        )  # fmt: skip
+    corpus = Corpus.open(folder)
+    _report(corpus, info["duplicates"], account, residues, time.perf_counter() - began)
+    return corpus
+
+
+def _report(corpus: Corpus, duplicates: int, account: Account, residues: str, seconds: float) -> None:
+    console = Console(file=sys.stderr)
+    table = Table("", "sequences", "residues", title=str(corpus.folder), title_style="bold")
+    table.add_row("read", f"{account.read:,}", "")
+    for reason, count in account.dropped.items():
+        table.add_row(f"dropped: {reason}", f"{count:,}", "", style="yellow")
+    table.add_row(
+        f"with non-standard residues ({residues})", f"{account.with_nonstandard:,}", f"{account.nonstandard_residues:,}"
+    )
+    table.add_row("exact duplicates removed", f"{duplicates:,}", "")
+    for name, split in corpus.info["splits"].items():
+        table.add_row(name, f"{split['sequences']:,}", f"{split['residues']:,}", style="green")
+    console.print(table)
+    lengths = corpus.info["splits"]["train"]["length_percentiles"]
+    console.print(
+        f"lengths: 5 % below {lengths['5']}, half below {lengths['50']}, 95 % below {lengths['95']} residues; "
+        f"{seconds:.1f} s", highlight=False,
+    )  # fmt: skip
+    for reason, examples in account.examples.items():
+        console.print(f"dropped ({reason}): {'; '.join(examples)}", highlight=False, markup=False, soft_wrap=True)
+    if account.warning:
+        console.print(f"warning: {account.warning}", style="bold yellow", soft_wrap=True)

@@ -1,0 +1,207 @@
+"""`biometro pretrain`: a corpus -> a model folder, by METRO or MLM."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+
+import biometro
+from biometro.data.corpus import Corpus
+from biometro.data.loader import Loader, PackingConfig
+from biometro.device import pick_device
+from biometro.errors import UserError
+from biometro.evaluation.report import write_report
+from biometro.files import write_file
+from biometro.inference.embed import Embedder
+from biometro.model.bundle import Bundle
+from biometro.model.encoder import EncoderConfig
+from biometro.objectives.metro import Metro, MetroConfig
+from biometro.objectives.mlm import MLM, MLMConfig
+from biometro.objectives.objective import Objective
+from biometro.training.tracking import read_metrics
+from biometro.training.trainer import FREE_TO_CHANGE, Outcome, TrainingConfig, train
+
+_MAP_SEQUENCES = 1000  # held-out sequences in the report's map
+
+
+def pretrain(
+    data: str,
+    run: str,
+    objective: Literal["metro", "mlm"] = "metro",
+    encoder: EncoderConfig = EncoderConfig(),
+    metro: MetroConfig = MetroConfig(),
+    mlm: MLMConfig = MLMConfig(),
+    packing: PackingConfig = PackingConfig(),
+    training: TrainingConfig = TrainingConfig(),
+    seed: int = 0,
+    device: str = "auto",
+    report: bool = True,
+) -> Outcome:
+    """Pretrain a model on a corpus; the same command goes on where it stopped.
+
+    Leaves in the run folder: recipe.yaml (all options as resolved), metrics.jsonl (one row a step), checkpoints/,
+    model/ (the model folder) and report.html. Ends with exit status 75 where a signal (SIGTERM, SIGINT, SIGUSR1) or
+    the time limit stopped it early.
+
+    Args:
+        data: corpus folder, made by `prepare`.
+        run: run folder; made, or gone on with.
+        objective: metro (an auxiliary model replaces residues, the model detects and restores them) or mlm.
+        encoder: shape of the model that is kept.
+        metro: settings of METRO.
+        mlm: settings of masked language modelling.
+        packing: how sequences become batches.
+        training: the loop.
+        seed: of weights, order, crops, corruption.
+        device: auto, cpu, cuda, ...
+        report: write report.html at the end.
+
+    Returns how it ended. Raises UserError for a folder that is no corpus or does not fit its digests, a run folder
+    that cannot be written, or one that was begun with other options.
+    """
+    place = pick_device(device)
+    corpus = Corpus.open(data)
+    corpus.verify()
+    alphabet = corpus.alphabet
+    encoder = dataclasses.replace(encoder, vocab_size=alphabet.size, mask_token=alphabet.id(alphabet.mask))
+    recipe = {
+        "data": data, "objective": objective, "encoder": dataclasses.asdict(encoder), "metro": dataclasses.asdict(metro),
+        "mlm": dataclasses.asdict(mlm), "packing": dataclasses.asdict(packing),
+        "training": dataclasses.asdict(training), "seed": seed, "device": device, "report": report,
+    }  # fmt: skip
+    folder = Path(run)
+    _begin(folder, recipe, corpus.digest)
+
+    loader = Loader(corpus.split("train"), alphabet, packing, seed)
+    held_out = corpus.split("valid")
+    validation = []
+    if len(held_out):
+        valid_loader = Loader(held_out, alphabet, dataclasses.replace(packing, reverse=0.0), seed)
+        count = min(training.valid_batches, valid_loader.batches_per_epoch)
+        validation = [valid_loader.batch(number) for number in range(count)]
+
+    torch.manual_seed(seed)
+    goal: Objective = Metro(encoder, alphabet, metro) if objective == "metro" else MLM(encoder, alphabet, mlm)
+    outcome = train(goal, loader.batch, training, folder, seed=seed, device=place, validation=validation, recipe=recipe)
+    bundle = Bundle(alphabet, goal.bundle_modules(), recipe=recipe, crop=packing.crop)
+    bundle.facts = _facts(corpus, goal, outcome, objective, training, place)
+    bundle.save(folder / "model")
+    if report:
+        _report(folder, corpus, bundle, place)
+    console = Console(stderr=True)
+    console.print(
+        f"model: {folder / 'model'}" + (f", report: {folder / 'report.html'}" if report else ""), highlight=False
+    )
+    return outcome
+
+
+def _begin(folder: Path, recipe: dict[str, Any], corpus_digest: str) -> None:
+    """Make the run folder and its recipe, or see that it was begun with the same options on the same corpus."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: the run folder cannot be made ({error.strerror})") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        stat = folder.stat()
+        raise UserError(
+            f"{folder}: the run folder cannot be written (owner {stat.st_uid}, mode {stat.st_mode & 0o777:o}, "
+            f"you are {os.getuid()})"
+        )
+    path = folder / "recipe.yaml"
+    if path.exists():
+        try:
+            begun = yaml.safe_load(path.read_text(encoding="utf-8"))
+            begun_digest = begun.pop("corpus_digest")
+        except (yaml.YAMLError, AttributeError, KeyError, OSError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); choose another run folder") from error
+        if begun_digest != corpus_digest:
+            raise UserError(f"{folder} was begun on another corpus, or {recipe['data']} has changed since")
+        differences = [
+            f"{key}: {old!r} then, {new!r} now"
+            for key, (old, new) in _differences(begun, recipe).items()
+            if key not in ("data", "device", "report", *(f"training.{name}" for name in FREE_TO_CHANGE))
+        ]
+        if differences:
+            raise UserError(
+                f"{folder} was begun with other options ({'; '.join(differences)}); choose another run folder"
+            )
+    elif any(folder.iterdir()):
+        raise UserError(f"{folder} is no run folder (it has no recipe.yaml) and is not empty; choose another")
+    try:
+        write_file(path, yaml.safe_dump({**recipe, "corpus_digest": corpus_digest}, sort_keys=False))
+    except OSError as error:
+        raise UserError(f"{folder}: the run folder cannot be written ({error.strerror})") from error
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Values that differ between two nested dictionaries, by dotted key."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in [*old, *(key for key in new if key not in old)]:
+            found |= _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {} if old == new else {prefix: (old, new)}
+
+
+def _facts(
+    corpus: Corpus, goal: Objective, outcome: Outcome, objective: str, training: TrainingConfig, device: torch.device
+) -> dict[str, str]:
+    """What the model card and the report say about a run."""
+    progress, info = outcome.progress, corpus.info
+    sources = ", ".join(Path(s["name"]).name for s in info["sources"][:5])
+    if len(info["sources"]) > 5:
+        sources += f" and {len(info['sources']) - 5} more"
+    if device.type == "cuda":
+        hardware = torch.cuda.get_device_name(device)
+    else:
+        hardware = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    facts = {
+        "objective": objective,
+        "steps": f"{progress.step:,} of {training.steps:,}"
+        + (f" (stopped by {outcome.stopped})" if outcome.stopped else ""),
+        "training data": f"{info['splits']['train']['sequences']:,} sequences, "
+        f"{info['splits']['train']['residues']:,} residues, from {sources}; corpus digest {corpus.digest[:16]}",
+        "tokens read": f"{progress.tokens:,}",
+        "training FLOPs": f"{progress.flops:.3g} (forward and backward, all modules)",
+        "training time": f"{progress.seconds / 60:.1f} min on {hardware}",
+        "trained parameters": f"{sum(p.numel() for p in goal.parameters()):,}",
+    }
+    if outcome.valid:
+        entropy = corpus.unigram_entropy("valid")
+        facts["unigram entropy of the held-out set"] = f"{entropy:.4f} nats per residue"
+        for name, value in outcome.valid.items():
+            if name not in ("step", "split"):
+                facts[f"held out: {name}"] = f"{value:.4f}"
+    facts["made with"] = f"biometro {biometro.__version__}, torch {torch.__version__}"
+    return facts
+
+
+def _report(folder: Path, corpus: Corpus, bundle: Bundle, device: torch.device) -> None:
+    held_out = corpus.split("valid")
+    count = min(len(held_out), _MAP_SEQUENCES)
+    sequences = [held_out[i] for i in np.linspace(0, len(held_out) - 1, count).astype(int)] if count else []
+    alphabet = corpus.alphabet
+    hydrophobic = [alphabet.id(letter) for letter in "AILMFVWC"]
+    colours = {
+        "length in residues": np.array([len(s) for s in sequences]),
+        "share of hydrophobic residues (AILMFVWC)": np.array([np.isin(s, hydrophobic).mean() for s in sequences]),
+    }
+    crop = bundle.crop or 1022
+    embedded = Embedder(bundle, long="window", max_length=max(crop, 2), device=device).embed(sequences)
+    write_report(
+        folder / "report.html",
+        title=f"{folder.name}: {bundle.facts['objective']} pretraining",
+        facts=bundle.facts,
+        metrics=read_metrics(folder / "metrics.jsonl"),
+        unigram_entropy=corpus.unigram_entropy("valid") if count else None,
+        embeddings=np.stack(embedded) if count else None,
+        colours=colours if count else None,
+    )
