@@ -76,6 +76,8 @@ def _rename(
     ours: dict[str, Tensor] = {}
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in theirs.items():
+        # transformers 5 writes norms under the names that TensorFlow once used
+        name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
         found = re.match(re.escape(prefix) + r"(\d+)\.(.+)\.(weight|bias)$", name)
         if name in fixed:
             ours[fixed[name]] = tensor

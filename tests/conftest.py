@@ -1,0 +1,44 @@
+"""Shared pieces of the tests: small packs, and an ESM-2 of random weights in the forms of three libraries."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from biometro.alphabet import PROTEIN
+from biometro.data.batch import Packed, pack
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may reach the network, whatever the libraries under it would like."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data, named by $BIOMETRO_DATA."""
+    folder = os.environ.get("BIOMETRO_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("$BIOMETRO_DATA names no folder of real data")
+    return Path(folder)
+
+
+def random_sequences(lengths: list[int], seed: int = 0) -> list[np.ndarray]:
+    """Token arrays of random standard residues."""
+    random = np.random.default_rng(seed)
+    return [random.choice(PROTEIN.standard_ids, size=n).astype(np.uint8) for n in lengths]
+
+
+def packed_of(sequences: list[np.ndarray]) -> Packed:
+    return pack(sequences, PROTEIN.id(PROTEIN.begin), PROTEIN.id(PROTEIN.end))
