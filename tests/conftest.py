@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from biometro.alphabet import PROTEIN
 from biometro.data.batch import Packed, pack
+
+settings.register_profile("biometro", deadline=None, max_examples=50)
+settings.load_profile("biometro")
 
 
 @pytest.fixture(autouse=True)

@@ -72,11 +72,10 @@ def pretrain(
     corpus.verify()
     alphabet = corpus.alphabet
     encoder = dataclasses.replace(encoder, vocab_size=alphabet.size, mask_token=alphabet.id(alphabet.mask))
-    recipe = {
-        "data": data, "objective": objective, "encoder": dataclasses.asdict(encoder), "metro": dataclasses.asdict(metro),
-        "mlm": dataclasses.asdict(mlm), "packing": dataclasses.asdict(packing),
-        "training": dataclasses.asdict(training), "seed": seed, "device": device, "report": report,
-    }  # fmt: skip
+    parts = {"encoder": encoder, "metro": metro, "mlm": mlm, "packing": packing, "training": training}
+    recipe: dict[str, Any] = {"data": data, "run": run, "objective": objective}
+    recipe |= {name: dataclasses.asdict(part) for name, part in parts.items()}
+    recipe |= {"seed": seed, "device": device, "report": report}
     folder = Path(run)
     _begin(folder, recipe, corpus.digest)
 
@@ -127,7 +126,7 @@ def _begin(folder: Path, recipe: dict[str, Any], corpus_digest: str) -> None:
         differences = [
             f"{key}: {old!r} then, {new!r} now"
             for key, (old, new) in _differences(begun, recipe).items()
-            if key not in ("data", "device", "report", *(f"training.{name}" for name in FREE_TO_CHANGE))
+            if key not in ("data", "run", "device", "report", *(f"training.{name}" for name in FREE_TO_CHANGE))
         ]
         if differences:
             raise UserError(

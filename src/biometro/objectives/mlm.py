@@ -42,7 +42,11 @@ class MLMConfig:
 
 
 class MLM(Objective):
-    """Prediction of masked residues. Reports `mlm_loss` (nats per masked residue) and `mlm_accuracy`."""
+    """Prediction of masked residues.
+
+    Reports `mlm_loss` (nats per chosen residue), `mlm_accuracy`, and `mlm_masked_loss`: the loss where the model reads
+    a mask token. Only that one can be compared with the unigram entropy, since a residue kept as it is betrays itself.
+    """
 
     def __init__(self, encoder: EncoderConfig, alphabet: Alphabet, config: MLMConfig = MLMConfig()):
         super().__init__()
@@ -81,10 +85,14 @@ class MLM(Objective):
         logits_MV = self.vocabulary(h_MD, self.encoder.embedding.weight).float()
         original_M = batch.targets["original"]
         count = self.counts(batch)["mlm_loss"]
-        right = (logits_MV.detach().argmax(-1) == original_M).sum()
+        loss_M = F.cross_entropy(logits_MV, original_M, reduction="none")
+        with torch.no_grad():
+            right = (logits_MV.argmax(-1) == original_M).sum()
+            hidden_M = batch.views["masked"].tokens[batch.targets["chosen"]] == self.mask_token
         return {
-            "mlm_loss": Term(F.cross_entropy(logits_MV, original_M, reduction="sum"), count, 1.0),
+            "mlm_loss": Term(loss_M.sum(), count, 1.0),
             "mlm_accuracy": Term(right, count),
+            "mlm_masked_loss": Term((loss_M.detach() * hidden_M).sum(), hidden_M.sum()),
         }
 
     def flops(self, batch: Batch) -> float:

@@ -1,0 +1,241 @@
+"""The loop: resuming is continuing, micro-batches are one batch, faults are found and said."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import threading
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from biometro.alphabet import PROTEIN
+from biometro.data.batch import Batch
+from biometro.data.corpus import Split
+from biometro.data.loader import Loader, PackingConfig
+from biometro.errors import UserError
+from biometro.model.encoder import EncoderConfig
+from biometro.objectives.metro import Metro, MetroConfig
+from biometro.objectives.mlm import MLM
+from biometro.objectives.objective import Objective
+from biometro.training import checkpoint
+from biometro.training.optimizer import OptimizerConfig, build, learning_rate
+from biometro.training.tracking import read_metrics
+from biometro.training.trainer import Outcome, TrainingConfig, train
+
+ENCODER = EncoderConfig(width=32, depth=3, head_size=16, dropout=0.1)
+CONFIG = TrainingConfig(
+    steps=20, accumulate=2, checkpoint_every=5, valid_every=10, track=[], optimizer=OptimizerConfig(lr=3e-3, warmup=5)
+)
+
+
+def loader() -> Loader:
+    random = np.random.default_rng(0)
+    lengths = random.integers(5, 40, 200)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = random.choice(PROTEIN.standard_ids, size=int(offsets[-1])).astype(np.uint8)
+    return Loader(Split(tokens, offsets), PROTEIN, PackingConfig(200, 30, reverse=0.2), 0)
+
+
+def fresh(kind: str = "metro") -> Objective:
+    torch.manual_seed(0)
+    options = MetroConfig(embeddings="disentangled" if kind == "disentangled" else "tied")
+    return MLM(ENCODER, PROTEIN) if kind == "mlm" else Metro(ENCODER, PROTEIN, options)
+
+
+def run_to(folder: Path, config: TrainingConfig, kind: str = "metro", objective: Objective | None = None) -> Outcome:
+    folder.mkdir(exist_ok=True)
+    source = loader()
+    return train(objective or fresh(kind), source.batch, config, folder, validation=[source.batch(0)], quiet=True)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    newest = checkpoint.folders(folder / "checkpoints")[-1]
+    return load_file(newest / "model.safetensors") | {
+        f"optimizer.{k}": v for k, v in load_file(newest / "optimizer.safetensors").items()
+    }
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("kind", ["mlm", "metro", "disentangled"])
+def test_twenty_steps_are_ten_a_stop_and_ten(tmp_path: Path, kind: str) -> None:
+    run_to(tmp_path / "whole", CONFIG, kind)
+    source = loader()
+
+    def interrupted(number: int) -> Batch:
+        if number == 2 * 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return source.batch(number)
+
+    (tmp_path / "cut").mkdir()
+    outcome = train(fresh(kind), interrupted, CONFIG, tmp_path / "cut", validation=[source.batch(0)], quiet=True)
+    assert outcome.stopped == "SIGTERM" and outcome.progress.step == 10
+    outcome = run_to(tmp_path / "cut", CONFIG, kind)
+    assert outcome.stopped is None and outcome.progress.step == 20
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
+    for one, two in zip(*rows, strict=True):
+        timing = ("seconds", "tokens_per_s")
+        assert {k: v for k, v in one.items() if k not in timing} == {k: v for k, v in two.items() if k not in timing}
+    assert [r["step"] for r in rows[0] if r["split"] == "train"] == list(range(1, 21))
+    assert [r["step"] for r in rows[0] if r["split"] == "valid"] == [10, 20]
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(tmp_path: Path) -> None:
+    run_to(tmp_path / "whole", CONFIG)
+    shutil.copytree(tmp_path / "whole", tmp_path / "hurt")
+    newest = checkpoint.folders(tmp_path / "hurt" / "checkpoints")
+    assert [f.name for f in newest] == ["step-00000015", "step-00000020"]
+    path = newest[-1] / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 255
+    path.write_bytes(bytes(data))
+    said: list[str] = []
+    objective = fresh()
+    progress = checkpoint.load(newest[-1].parent, objective, build(objective, CONFIG.optimizer), said.append)
+    assert progress is not None and progress.step == 15
+    assert said == ["step-00000020: damaged checkpoint passed over (digest of model.safetensors differs)"]
+    run_to(tmp_path / "hurt", CONFIG)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "hurt"))
+    for folder in checkpoint.folders(tmp_path / "hurt" / "checkpoints"):
+        (folder / "state.json").write_text("{")
+    with pytest.raises(UserError, match="none of its 2 checkpoints is sound"):
+        run_to(tmp_path / "hurt", CONFIG)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    run_to(tmp_path / "r", replace(CONFIG, steps=5))
+    with pytest.raises(UserError, match="is of another model"):
+        run_to(tmp_path / "r", CONFIG, "mlm")
+
+
+def test_a_failed_save_leaves_the_checkpoints_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_to(tmp_path / "r", replace(CONFIG, steps=10))
+    before = weights(tmp_path / "r")
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        run_to(tmp_path / "r", CONFIG)
+    assert same(before, weights(tmp_path / "r"))
+    assert not list((tmp_path / "r" / "checkpoints").glob(".*"))
+
+
+def test_the_time_limit_stops_with_a_checkpoint(tmp_path: Path) -> None:
+    outcome = run_to(tmp_path / "r", replace(CONFIG, steps=10**6, max_minutes=0.02))
+    assert outcome.stopped == "the limit of 0.02 minutes"
+    assert checkpoint.folders(tmp_path / "r" / "checkpoints")[-1].name == f"step-{outcome.progress.step:08d}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_finish_the_step_and_handlers_are_restored(tmp_path: Path, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+    outcome = run_to(tmp_path / "r", replace(CONFIG, steps=10**6, checkpoint_every=10**6, valid_every=10**6))
+    assert outcome.stopped == number.name
+    assert signal.getsignal(number) is before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
+    wild = replace(CONFIG, steps=200, optimizer=replace(CONFIG.optimizer, lr=1e30, clip=0, warmup=12))
+    with pytest.raises(UserError, match="not finite at step"):
+        run_to(tmp_path / "r", wild)
+    for tensor in weights(tmp_path / "r").values() if (tmp_path / "r" / "checkpoints").exists() else []:
+        assert tensor.isfinite().all()
+    for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_lines_cut_by_a_crash_do_not_stop_a_run(tmp_path: Path) -> None:
+    run_to(tmp_path / "r", replace(CONFIG, steps=10))
+    with (tmp_path / "r" / "metrics.jsonl").open("a") as handle:
+        handle.write('{"step": 11, "split": "tr')
+    run_to(tmp_path / "r", CONFIG)
+    rows = read_metrics(tmp_path / "r" / "metrics.jsonl")
+    assert [r["step"] for r in rows if r["split"] == "train"] == list(range(1, 21))
+
+
+def test_logged_figures(tmp_path: Path) -> None:
+    run_to(tmp_path / "r", CONFIG)
+    row = read_metrics(tmp_path / "r" / "metrics.jsonl")[3]
+    losses = ["loss", "aux_loss", "rtd_loss", "clm_loss", "clm_masked_loss", "rtd_gain"]
+    accuracies = ["aux_accuracy", "replaced", "rtd_ap", "clm_accuracy_replaced", "clm_accuracy_kept"]
+    for name in [*losses, *accuracies, "tokens_per_s", "flops", "grad_norm", "lr", "tokens", "seconds"]:
+        assert math.isfinite(row[name]), name
+    total = row["aux_loss"] + 50 * row["rtd_loss"] + row["clm_loss"]
+    assert row["loss"] == pytest.approx(total, rel=1e-6)
+
+
+def test_tensorboard_gets_the_figures(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run_to(tmp_path / "r", replace(CONFIG, track=["tensorboard"]))
+    events = accumulator.EventAccumulator(str(tmp_path / "r" / "tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("train/rtd_loss")] == list(range(1, 21))
+    assert len(events.Scalars("valid/loss")) == 2
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "warmup_stable_decay"])
+def test_schedules(schedule: Any) -> None:
+    config = OptimizerConfig(lr=2.0, schedule=schedule, warmup=10, decay=0.2, final=0.1)
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert max(rates) == 2.0 and rates[-1] == pytest.approx(0.2)
+    assert all(a >= b for a, b in pairwise(rates[9:]))
+    if schedule == "linear":
+        assert rates[54] == pytest.approx(2 * (0.1 + 0.9 * 0.5))
+    if schedule == "cosine":
+        assert rates[54] == pytest.approx(2 * (0.1 + 0.9 * 0.5))
+        assert rates[20] > 1.9
+    if schedule == "warmup_stable_decay":
+        assert rates[10:80] == [2.0] * 70 and rates[89] == pytest.approx(2 * (0.1 + 0.9 * 0.5))
+
+
+def test_adamw_is_that_of_its_paper() -> None:
+    """Three steps against the formulae with bias correction; decay on matrices only."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 2)
+    expected = [p.detach().clone().double() for p in module.parameters()]
+    config = OptimizerConfig(lr=0.01, weight_decay=0.1, beta1=0.9, beta2=0.98, eps=1e-6)
+    optimizer = build(module, config)
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in expected]
+    for step in range(1, 4):
+        gradients = [torch.randn_like(p) for p in module.parameters()]
+        for parameter, gradient in zip(module.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        for p, g, (m, v) in zip(expected, gradients, moments, strict=True):
+            m.mul_(0.9).add_(0.1 * g)
+            v.mul_(0.98).add_(0.02 * g.double() ** 2)
+            p.mul_(1 - 0.01 * (0.1 if p.ndim == 2 else 0.0))
+            p.sub_(0.01 * (m / (1 - 0.9**step)) / ((v / (1 - 0.98**step)).sqrt() + 1e-6))
+    for parameter, reference in zip(module.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.double(), reference, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: TrainingConfig(steps=0), r"training\.steps"),
+        (lambda: OptimizerConfig(lr=0), r"optimizer\.lr"),
+        (lambda: OptimizerConfig(decay=0), r"optimizer\.decay"),
+    ],
+)
+def test_impossible_settings_are_refused(make: Any, key: str) -> None:
+    with pytest.raises(UserError, match=key):
+        make()
