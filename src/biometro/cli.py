@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import auto_cli
 
@@ -15,7 +16,7 @@ from biometro.jobs.prepare import prepare
 from biometro.jobs.pretrain import pretrain
 from biometro.training.trainer import EXIT_STOPPED, Outcome
 
-JOBS = {"prepare": prepare, "pretrain": pretrain, "embed": embed, "export": export}
+JOBS: dict[str, Any] = {"prepare": prepare, "pretrain": pretrain, "embed": embed, "export": export}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -143,3 +143,16 @@ def test_corpus_json_tells_where_it_came_from(tmp_path: Path) -> None:
     assert info["alphabet"]["name"] == "protein"
     assert info["options"]["residues"] == "keep_as_x"
     assert len(info["sources"][0]["sha256"]) == 64
+
+
+def test_a_split_column_is_obeyed_and_held_out_wins(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("sequence,fold\nAAAA,train\nCCCC,valid\nDDDD,test\nEEEE,train\neeee,valid\nGGGG,\n")
+    corpus = prepare(str(path), str(tmp_path / "c"), split_column="fold")
+    assert contents(corpus, "train") == ["AAAA"]
+    assert sorted(contents(corpus, "valid")) == ["CCCC", "EEEE"]
+    assert corpus.info["intake"]["dropped"] == {"neither train nor valid in the split column": 2}
+    fasta = tmp_path / "x.fasta"
+    fasta.write_text(">a\nMK\n")
+    with pytest.raises(UserError, match="only a table"):
+        prepare(str(fasta), str(tmp_path / "d"), split_column="fold")

@@ -30,7 +30,8 @@ from biometro.files import sha256_of
 FORMAT = 1
 BUCKETS = 256
 DIGEST_BYTES = 16
-_ENTRY = np.dtype([("digest", np.uint8, (DIGEST_BYTES,)), ("length", "<u4")])
+_ENTRY = np.dtype([("digest", np.uint8, (DIGEST_BYTES,)), ("length", "<u4"), ("side", np.uint8)])
+_BY_DIGEST, _TRAIN, _VALID = 0, 1, 2  # on which side of the split a sequence falls
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,15 @@ class CorpusBuilder:
         self._spooled = 0
         self.sequences = 0
 
-    def add(self, letters: bytes) -> None:
-        """One sequence in letters of the alphabet."""
+    def add(self, letters: bytes, held_out: bool | None = None) -> None:
+        """One sequence in letters of the alphabet. `held_out` None leaves the split to its digest; a sequence that
+        comes twice and is held out once is held out."""
         digest = hashlib.blake2b(letters, digest_size=DIGEST_BYTES).digest()
         tokens = self.alphabet.encode(letters)
         bucket = digest[0]
-        self._entries[bucket] += digest + len(letters).to_bytes(4, "little")
-        self._tokens[bucket] += memoryview(tokens)
+        side = _BY_DIGEST if held_out is None else _VALID if held_out else _TRAIN
+        self._entries[bucket] += digest + len(letters).to_bytes(4, "little") + bytes([side])
+        self._tokens[bucket] += tokens.tobytes()
         self.sequences += 1
         self._spooled += len(letters) + _ENTRY.itemsize
         if self._spooled > self.spool_bytes:
@@ -154,8 +157,8 @@ class CorpusBuilder:
         head = spilled.read_bytes() if spilled.exists() else b""
         return head + bytes(buffer)
 
-    def _unique_buckets(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """For each bucket, the distinct sequences by digest: digests (n, 16), starts (n,), lengths (n,), tokens."""
+    def _unique_buckets(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """For each bucket, the distinct sequences by digest: their entries (n,), starts (n,), and all tokens."""
         for bucket in range(BUCKETS):
             entries = np.frombuffer(self._bucket("entries", bucket, self._entries[bucket]), dtype=_ENTRY)
             if len(entries) == 0:
@@ -163,24 +166,28 @@ class CorpusBuilder:
             tokens = np.frombuffer(self._bucket("tokens", bucket, self._tokens[bucket]), dtype=np.uint8)
             starts = np.cumsum(entries["length"], dtype=np.int64) - entries["length"]
             words = np.ascontiguousarray(entries["digest"]).view(">u8")
-            order = np.lexsort((words[:, 1], words[:, 0]))
+            order = np.lexsort((_VALID - entries["side"], words[:, 1], words[:, 0]))
             sorted_words = words[order]
             first = np.ones(len(order), dtype=bool)
             first[1:] = (sorted_words[1:] != sorted_words[:-1]).any(axis=1)
             kept = order[first]
-            yield entries["digest"][kept], starts[kept], entries["length"][kept].astype(np.int64), tokens
+            yield entries[kept], starts[kept], tokens
             self._entries[bucket].clear()
             self._tokens[bucket].clear()
 
     def finish(self, held_out: Callable[[np.ndarray], np.ndarray], provenance: dict[str, Any]) -> dict[str, Any]:
-        """Deduplicate, split by `held_out` ((n, 16) digests -> (n,) bool), write; gives what corpus.json holds.
+        """Deduplicate, split, write; gives what corpus.json holds.
+
+        `held_out` ((n, 16) digests -> (n,) bool) decides on the sequences that were added without a side.
 
         `provenance` is stored in corpus.json as given. Raises UserError where nothing is left to train on.
         """
         tallies = {name: _Tally(self.spool, name, self.alphabet.size) for name in ("train", "valid")}
         try:
-            for digests, starts, lengths, tokens in self._unique_buckets():
-                held = held_out(digests)
+            for entries, starts, tokens in self._unique_buckets():
+                given = entries["side"]
+                held = np.where(given == _BY_DIGEST, held_out(entries["digest"]), given == _VALID)
+                lengths = entries["length"].astype(np.int64)
                 for name, chosen in (("train", ~held), ("valid", held)):
                     tallies[name].add(tokens, starts[chosen], lengths[chosen])
         finally:
@@ -234,7 +241,7 @@ class _Tally:
         if len(lengths) == 0:
             return
         flat = np.concatenate([tokens[s : s + n] for s, n in zip(starts, lengths, strict=True)])
-        self._tokens.write(memoryview(flat))
+        self._tokens.write(flat.tobytes())
         self._lengths.write(lengths.astype("<u4").tobytes())
         self.counts += np.bincount(flat, minlength=len(self.counts))
         found = np.bincount(lengths)

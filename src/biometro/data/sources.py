@@ -11,9 +11,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 import fsspec
@@ -39,12 +39,14 @@ _MAX_FIELD = 1 << 27  # characters in one CSV cell: above the longest known prot
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One sequence as it stands in its file. `line` is 1-based: the header's line, or the table's row."""
+    """One sequence as it stands in its file. `line` is 1-based: the header's line, or the table's row. `split` is the
+    side of the split that its table names."""
 
     id: str
     raw: bytes
     source: str
     line: int
+    split: str | None = None
 
     @property
     def where(self) -> str:
@@ -79,11 +81,18 @@ class ReadOptions:
         format: file format; `auto` goes by the file's suffix (.fasta .fa .faa .csv .tsv .parquet, then .gz .zst).
         column: the table column that holds the sequence.
         id_column: the table column that holds an identifier; without it, rows are numbered.
+        split_column: the table column that names the side of the split.
     """
 
     format: Format = "auto"
     column: str = "sequence"
     id_column: str | None = None
+    split_column: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns to be read, the sequence's first."""
+        return [name for name in (self.column, self.id_column, self.split_column) if name is not None]
 
 
 def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> list[Source]:
@@ -103,7 +112,8 @@ def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> l
                 raise UserError(f"there is no {name}; the embedded data sets are: {', '.join(EXAMPLES)}")
             sources.append(Source(name, "example"))
             continue
-        if name.isascii() and name.isalpha() and name.isupper() and not Path(name).exists():
+        letters_only = name.isascii() and name.isalpha() and name.isupper()
+        if letters_only and not os.path.exists(name):  # noqa: PTH110 (Path.exists raises on a long name)
             sources.append(Source(name, "text"))
             continue
         for path in _expand_paths(name):
@@ -160,6 +170,8 @@ def read(source: Source, options: ReadOptions = ReadOptions()) -> Iterator[Recor
         source.sha256 = digest.hexdigest()
         return
     reader: Callable[[Source, IO[bytes], ReadOptions], Iterator[Record]]
+    if options.split_column is not None and source.format not in ("csv", "tsv", "parquet"):
+        raise UserError(f"{source.name}: only a table has a column {options.split_column!r} to split by")
     reader = {"fasta": _read_fasta, "csv": _read_table, "tsv": _read_table, "parquet": _read_parquet}[source.format]
     try:
         with fsspec.open(source.name, "rb").open() as raw:
@@ -218,7 +230,8 @@ def _short(error: BaseException) -> str:
 
 def _read_fasta(source: Source, handle: IO[bytes], options: ReadOptions) -> Iterator[Record]:
     header: bytes | None = None
-    header_line, lines = 0, []
+    header_line = 0
+    lines: list[bytes] = []
     number = 0
     try:
         for number, line in enumerate(handle, 1):
@@ -264,9 +277,11 @@ def _fasta_record(source: Source, header: bytes, header_line: int, lines: list[b
 # Tables --------------------------------------------------------------------------------------------------------
 
 
-def _missing_column(source: Source, column: str, found: Sequence[str]) -> UserError:
-    names = ", ".join(found[:20]) or "none"
-    return UserError(f"{source.name}, line 1: no column named {column!r}; its columns are: {names}")
+def _check_columns(source: Source, options: ReadOptions, found: Sequence[str]) -> None:
+    for column in options.columns:
+        if column not in found:
+            names = ", ".join(found[:20]) or "none"
+            raise UserError(f"{source.name}, line 1: no column named {column!r}; its columns are: {names}")
 
 
 def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iterator[Record]:
@@ -277,12 +292,11 @@ def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iter
         names = next(rows, None)
         if names is None:
             raise UserError(f"{source.name}, line 1: the file is empty")
-        if options.column not in names:
-            raise _missing_column(source, options.column, names)
-        if options.id_column is not None and options.id_column not in names:
-            raise _missing_column(source, options.id_column, names)
+        _check_columns(source, options, names)
         column = names.index(options.column)
-        id_column = None if options.id_column is None else names.index(options.id_column)
+        id_column, split_column = (
+            None if name is None else names.index(name) for name in (options.id_column, options.split_column)
+        )
         for row in rows:
             if not row:
                 continue
@@ -291,7 +305,8 @@ def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iter
                     f"{source.name}, line {rows.line_num}: {len(row)} fields where the header has {len(names)}"
                 )
             id_ = str(source.records + 1) if id_column is None else row[id_column]
-            yield _cell_record(source, id_, row[column], rows.line_num)
+            split = None if split_column is None else row[split_column]
+            yield _cell_record(source, id_, row[column], rows.line_num, split)
     except csv.Error as error:
         raise UserError(f"{source.name}, line {rows.line_num}: {_short(error)}") from error
     except UnicodeDecodeError as error:
@@ -303,25 +318,27 @@ def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iter
 def _read_parquet(source: Source, handle: IO[bytes], options: ReadOptions) -> Iterator[Record]:
     file = pq.ParquetFile(handle)
     names = file.schema_arrow.names
-    columns = [options.column] + ([] if options.id_column is None else [options.id_column])
-    for column in columns:
-        if column not in names:
-            raise _missing_column(source, column, names)
+    _check_columns(source, options, names)
     row = 0
-    for batch in file.iter_batches(batch_size=8192, columns=columns):
+    for batch in file.iter_batches(batch_size=8192, columns=options.columns):
         cells = batch.column(options.column).to_pylist()
-        ids = cells if options.id_column is None else batch.column(options.id_column).to_pylist()
-        for id_, cell in zip(ids, cells, strict=True):
+        ids, sides = (
+            [None] * len(cells) if name is None else batch.column(name).to_pylist()
+            for name in (options.id_column, options.split_column)
+        )
+        for id_, cell, split in zip(ids, cells, sides, strict=True):
             row += 1
-            yield _cell_record(source, str(row) if options.id_column is None else str(id_), cell, row)
+            yield _cell_record(
+                source, str(row) if id_ is None else str(id_), cell, row, None if split is None else str(split)
+            )
 
 
-def _cell_record(source: Source, id_: str, cell: Any, line: int) -> Record:
+def _cell_record(source: Source, id_: str, cell: Any, line: int, split: str | None) -> Record:
     if not isinstance(cell, str) or not cell.strip():
         what = "an empty cell" if cell is None or cell == "" or isinstance(cell, str) else f"a {type(cell).__name__}"
         raise UserError(f"{source.name}, line {line}: {what} where a sequence was expected")
     try:
-        return Record(id_, cell.encode("ascii"), source.name, line)
+        return Record(id_, cell.encode("ascii"), source.name, line, split)
     except UnicodeEncodeError as error:
         raise UserError(
             f"{source.name}, line {line}: a non-ASCII character {cell[error.start]!a} in a sequence"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-SPLITS = ("train", "valid")
-
 
 def by_hash(digests: np.ndarray, valid: float) -> np.ndarray:
     """(N, 16) uint8 digests -> (N,) bool, True where held out; a share `valid` of all sequences in expectation.
@@ -18,3 +16,8 @@ def by_hash(digests: np.ndarray, valid: float) -> np.ndarray:
     """
     numbers = np.ascontiguousarray(digests[:, 8:]).view(">u8").reshape(-1)
     return numbers < np.uint64(min(int(valid * 2.0**64), 2**64 - 1))
+
+
+def given(name: str | None) -> bool | None:
+    """What a table's split column says: True for `valid`, False for `train`; None where it is neither."""
+    return {"train": False, "valid": True}.get(name or "")

@@ -28,6 +28,7 @@ def prepare(
     max_length: int | None = None,
     format: Format = "auto",
     column: str = "sequence",
+    split_column: str | None = None,
     overwrite: bool = False,
 ) -> Corpus:
     """Turn sequence files into a corpus folder: cleaned, deduplicated, split, counted.
@@ -47,6 +48,8 @@ def prepare(
         max_length: residues; longer sequences are dropped.
         format: of the files; auto goes by their names.
         column: of CSV, TSV and Parquet files, the one that holds the sequence.
+        split_column: of these, one that says train or valid, instead of the hash; rows with anything else in it (a
+            test set) are left out. A sequence that stands on both sides is held out.
         overwrite: replace a corpus that stands at `out`.
 
     Returns the corpus. Raises UserError, naming file and line, for input that is not what its format promises;
@@ -60,26 +63,34 @@ def prepare(
             raise UserError(f"{folder} exists and is no corpus folder; choose another `out`")
         if not overwrite:
             raise UserError(f"{folder} holds a corpus already; choose another `out`, or say overwrite: true")
-    options = ReadOptions(format, column)
+    options = ReadOptions(format, column, split_column=split_column)
     sources = expand(data, options)
     account, began = Account(), time.perf_counter()
     with new_folder(folder) as work:
         builder = CorpusBuilder(work, PROTEIN)
-        for _, letters in clean(sources, options, residues, account, min_length=min_length, max_length=max_length):
-            builder.add(letters)
+        for record, letters in clean(sources, options, residues, account, min_length=min_length, max_length=max_length):
+            held_out = splits.given(record.split)
+            if split_column is not None and held_out is None:
+                account.drop("neither train nor valid in the split column", record)
+            else:
+                builder.add(letters, held_out)
         info = builder.finish(
             lambda digests: splits.by_hash(digests, valid),
             {
                 "intake": account.to_json(),
                 "options": {
-                    "residues": residues, "valid": valid, "split": "hash", "min_length": min_length,
-                    "max_length": max_length, "column": column,
+                    "residues": residues,
+                    "valid": valid,
+                    "split": "hash" if split_column is None else f"column {split_column}",
+                    "min_length": min_length,
+                    "max_length": max_length,
+                    "column": column,
                 },
                 "sources": [source.to_json() for source in sources],
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "version": biometro.__version__,
             },
-        )  # fmt: skip
+        )
     corpus = Corpus.open(folder)
     _report(corpus, info["duplicates"], account, residues, time.perf_counter() - began)
     return corpus
@@ -88,6 +99,7 @@ def prepare(
 def _report(corpus: Corpus, duplicates: int, account: Account, residues: str, seconds: float) -> None:
     console = Console(file=sys.stderr)
     table = Table("", "sequences", "residues", title=str(corpus.folder), title_style="bold")
+    table.columns[0].no_wrap = True
     table.add_row("read", f"{account.read:,}", "")
     for reason, count in account.dropped.items():
         table.add_row(f"dropped: {reason}", f"{count:,}", "", style="yellow")

@@ -72,7 +72,7 @@ def pretrain(
     corpus.verify()
     alphabet = corpus.alphabet
     encoder = dataclasses.replace(encoder, vocab_size=alphabet.size, mask_token=alphabet.id(alphabet.mask))
-    parts = {"encoder": encoder, "metro": metro, "mlm": mlm, "packing": packing, "training": training}
+    parts: dict[str, Any] = {"encoder": encoder, "metro": metro, "mlm": mlm, "packing": packing, "training": training}
     recipe: dict[str, Any] = {"data": data, "run": run, "objective": objective}
     recipe |= {name: dataclasses.asdict(part) for name, part in parts.items()}
     recipe |= {"seed": seed, "device": device, "report": report}

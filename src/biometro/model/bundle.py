@@ -184,18 +184,13 @@ def assign(modules: dict[str, nn.Module], tensors: dict[str, Tensor], where: Pat
                 + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
             )
         parameters = dict(module.named_parameters())
-        state = {}
+        state: dict[str, Tensor] = {}
         for name, tensor in mine.items():
             if name in parameters:
                 state[name] = shared.setdefault(id(tensor), nn.Parameter(tensor.float()))
             else:
                 state[name] = tensor.float()
         module.load_state_dict(state, assign=True)
-        for name, buffer in module.named_buffers():  # not saved: computed from the configuration
-            if buffer.is_meta:
-                owner, _, leaf = name.rpartition(".")
-                fresh = BUILDERS[type(module).__name__][0](module.config)  # type: ignore[arg-type]
-                module.get_submodule(owner).register_buffer(leaf, fresh.get_buffer(name), persistent=False)
     for name in tensors:
         if name.split(".", 1)[0] not in modules:
             raise UserError(f"{where}: holds {name}, which the configuration does not mention")

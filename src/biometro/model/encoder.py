@@ -156,11 +156,10 @@ class Encoder(nn.Module):
         self.lift = None if table_width == config.width else nn.Linear(table_width, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = make_norm(config)
+        self.frequencies: Tensor
         if config.positions == "rotary":
             # A saved buffer, not a formula at load time: released ESM-2 checkpoints carry rounded frequencies.
             self.register_buffer("frequencies", positions.rotary_frequencies(config.head_size))
-        else:
-            self.register_buffer("slopes", positions.alibi_slopes(config.heads), persistent=False)
         self.initialise()
 
     def initialise(self) -> None:
@@ -180,7 +179,7 @@ class Encoder(nn.Module):
             x_TD = self.lift(x_TD)
         rotary = self.config.positions == "rotary"
         table = positions.rotary_table(packed.positions, self.frequencies) if rotary else None
-        slopes = None if rotary else self.slopes
+        slopes = None if rotary else positions.alibi_slopes(self.config.heads).to(x_TD.device)
         attend = attention.plan(packed, self.config.attention, slopes, self._compute_dtype(x_TD))
         for block in self.blocks:
             x_TD = block(x_TD, attend, table)
