@@ -227,3 +227,15 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
 def test_the_same_data_give_the_same_page(tmp_path: Path) -> None:
     rows = rows_of(METRO, 30)
     assert page_of(tmp_path, rows) == page_of(tmp_path, rows)
+
+
+def test_runs_at_the_edges_of_the_axes(tmp_path: Path) -> None:
+    first = {"step": 0, "split": "train", "tokens": 0, "mlm_loss": 3.0, "lr": 0.0, "grad_norm": 0.0}
+    assert len(titles(page_of(tmp_path, [first], unigram_entropy=float("nan")))) == 3
+    wild = [{"step": step, "split": "train", "grad_norm": 10.0 ** (step % 9)} for step in range(1, 300)]
+    assert titles(page_of(tmp_path, wild)) == ["Gradient norm"]
+    long = rows_of(MLM, 30)
+    assert "training time (s)" in page_of(tmp_path, long)
+    for row in long:
+        row["seconds"] = 3600.0 * row["step"]
+    assert "training time (h)" in page_of(tmp_path, long)

@@ -323,12 +323,13 @@ STYLE = """
   :root { --ink: #e4e7eb; --soft: #9aa3ae; --line: #363c44; --paper: #15181c; --warn: #4a3510; }
 }
 @media print {
-  :root { color-scheme: light; --ink: #000; --soft: #444; --line: #ccc; --paper: #fff; --warn: #fff; }
-  body { padding: 0 !important; font-size: 12px !important; }
+  :root { color-scheme: light; --ink: #000; --soft: #444; --line: #ccc; --paper: #fff; --warn: #fff;
+          font-size: 12px; }
+  body { padding: 0 !important; }
   section { grid-template-columns: 1fr 1fr !important; }
 }
 * { box-sizing: border-box; }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+body { font: .94rem/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
        max-width: 80rem; margin: 0 auto; padding: 1.5rem clamp(.8rem, 3vw, 2.5rem); }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 1rem; overflow-wrap: anywhere; }
 h2 { font-size: 1rem; margin: 0 0 .3rem; overflow-wrap: anywhere; }

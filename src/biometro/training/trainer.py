@@ -197,11 +197,15 @@ def evaluate(
             for name, term in objective(objective.prepare(batch.to(device), generator)).items():
                 terms[name] = terms[name] + term if name in terms else term
     objective.train(training)
-    return _averages(terms)
+    return _averages(terms, {name: (float(term.sum), float(term.count)) for name, term in terms.items()})
 
 
-def _averages(terms: Terms) -> dict[str, float]:
-    means = {name: float(term.mean) for name, term in terms.items()}
+def _averages(terms: Terms, sums: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """Means from (sum, count) by name; `loss` is their weighted total. A figure over nothing is NaN, a loss 0."""
+    means = {
+        name: total / count if count else 0.0 if terms[name].weight is not None else math.nan
+        for name, (total, count) in sums.items()
+    }
     total = sum(term.weight * means[name] for name, term in terms.items() if term.weight is not None)
     return {"loss": total, **means, **derive(means)}
 
@@ -244,15 +248,12 @@ class _Log:
         self._tokens = self.progress.tokens
         rows: list[Row] = []
         for number, ((row, terms, _), values) in enumerate(zip(self._waiting, packed, strict=True), 1):
-            means = {name: values[2 * i] / max(values[2 * i + 1], 1) for i, name in enumerate(terms)}
-            loss = sum(term.weight * means[name] for name, term in terms.items() if term.weight is not None)
+            sums = {name: (values[2 * i], values[2 * i + 1]) for i, name in enumerate(terms)}
             row |= {
                 "seconds": began + elapsed * number / len(packed),
                 "tokens_per_s": rate,
                 "grad_norm": values[-1],
-                "loss": loss,
-                **means,
-                **derive(means),
+                **_averages(terms, sums),
             }
             rows.append(row)
         self._waiting.clear()
