@@ -16,6 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+import biometro
+from biometro.inference.embed import Embedder, Precision
 from common import (
     SHAPES,
     Rounds,
@@ -30,10 +34,6 @@ from common import (
     sample,
     verdict,
 )
-from torch import Tensor
-
-import biometro
-from biometro.inference.embed import Embedder, Precision
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 """(N) sequences -> (N, D) means over residues, in the same order."""
@@ -179,7 +179,7 @@ def table(rounds: Rounds, lengths: Sequence[int], model: str) -> list[list[str]]
         elif name == "biometro int8":
             speedup = 1 / ratio.median
             target = f"float32/int8 = {speedup:.2f}: {verdict(speedup, *INT8_TARGETS[model])}"
-        vectors = results[0]
+        vectors = results[0].astype(np.float64)
         norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference, axis=1)
         cosine = ((vectors * reference).sum(1) / norms).min()
         rows.append([

@@ -62,7 +62,7 @@ def pretrain(
         training: the loop.
         seed: of weights, order, crops, corruption.
         device: auto, cpu, cuda, ...
-        report: write report.html at the end.
+        report: write report.html when the run is complete.
 
     Returns how it ended. Raises UserError for a folder that is no corpus or does not fit its digests, a run folder
     that cannot be written, or one that was begun with other options.
@@ -93,12 +93,11 @@ def pretrain(
     bundle = Bundle(alphabet, goal.bundle_modules(), recipe=recipe, crop=packing.crop)
     bundle.facts = _facts(corpus, goal, outcome, objective, training, place)
     bundle.save(folder / "model")
-    if report:
+    made = f"model: {folder / 'model'}"
+    if report and outcome.stopped is None:  # a run that was stopped has little time left
         _report(folder, corpus, bundle, place)
-    console = Console(stderr=True)
-    console.print(
-        f"model: {folder / 'model'}" + (f", report: {folder / 'report.html'}" if report else ""), highlight=False
-    )
+        made += f", report: {folder / 'report.html'}"
+    Console(stderr=True).print(made, highlight=False, soft_wrap=True)
     return outcome
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from biometro.errors import UserError
 
@@ -86,11 +88,16 @@ class WeightsAndBiases:
 
         id_file = run / "wandb-id"
         if not id_file.exists():
-            id_file.write_text(wandb.util.generate_id(), encoding="utf-8")
-        self._run = wandb.init(
-            project=project, name=run.name, id=id_file.read_text(encoding="utf-8"), resume="allow",
-            config=dict(recipe), dir=str(run),
-        )  # fmt: skip
+            id_file.write_text(secrets.token_hex(4), encoding="utf-8")
+        try:
+            self._run = wandb.init(
+                project=project, name=run.name, id=id_file.read_text(encoding="utf-8"), resume="allow",
+                config=dict(recipe), dir=str(run),
+            )  # fmt: skip
+        except wandb.Error as error:
+            raise UserError(
+                f"Weights & Biases does not start ({error}); WANDB_MODE=offline needs no account"
+            ) from error
 
     def log(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -115,9 +122,9 @@ class Screen:
         self._last = -math.inf
         self._started, self._start, self._steps = time.monotonic(), start, steps
         self._bar = Progress(
-            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=24), TimeElapsedColumn(),
-            TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
-            console=self.console, disable=not self._live,
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=12), TextColumn("eta"), TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            console=self.console, disable=not self._live, expand=True,
         )  # fmt: skip
         self._task = self._bar.add_task("steps", total=steps, completed=start, figures="")
         self._bar.start()
@@ -144,12 +151,9 @@ class Screen:
 
 def summary(row: Row) -> str:
     """The figures of a row worth a glance, in one line."""
-    parts = [f"{name} {value:.4f}" for name, value in row.items() if name.endswith("loss") and value is not None]
-    for name in ("mlm_accuracy", "rtd_gain", "rtd_ap"):
-        if row.get(name) is not None:
-            parts.append(f"{name} {row[name]:.4f}")
-    if row.get("tokens_per_s"):
-        parts.append(f"{row['tokens_per_s']:,.0f} tokens/s")
+    parts = [f"{row['tokens_per_s']:,.0f} tokens/s"] if "tokens_per_s" in row else []
+    parts += [f"{name} {value:.3f}" for name, value in row.items() if name.endswith("loss")]
+    parts += [f"{name} {row[name]:.3f}" for name in ("mlm_accuracy", "rtd_gain", "rtd_ap") if name in row]
     return ", ".join(parts)
 
 
