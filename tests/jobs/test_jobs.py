@@ -82,6 +82,7 @@ def test_the_same_command_on_a_finished_run_changes_nothing(trained: Path, corpu
     before = (trained / "model" / "model.safetensors").read_bytes()
     assert shell("pretrain", f"--data={corpus}", f"--run={trained}", *TINY) == 0
     assert (trained / "model" / "model.safetensors").read_bytes() == before
+    assert "held out: rtd_gain" in (trained / "model" / "README.md").read_text()
 
 
 def test_stopping_early_has_its_own_exit_status(corpus: Path, tmp_path: Path, capsys: Any) -> None:

@@ -153,3 +153,18 @@ def test_dropout_acts_in_training_only() -> None:
 def test_impossible_shapes_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"encoder\."):
         EncoderConfig(**wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", ["rotary", "alibi"])
+def test_compiled_blocks_agree_and_are_not_built_for_every_pack(positions: Any) -> None:
+    from torch._dynamo.utils import counters
+
+    plain, compiled = encoder_of(positions=positions), encoder_of(positions=positions)
+    compiled.compile_blocks()
+    counters.clear()
+    for lengths in ([5, 40, 40], [7], [30, 2, 2, 2, 9], [64, 65], [11, 12, 13], [90]):
+        packed = packed_of(random_sequences(lengths))
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(packed), plain(packed), atol=1e-5, rtol=0)
+    assert counters["stats"]["unique_graphs"] <= 8

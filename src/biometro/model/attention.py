@@ -88,6 +88,7 @@ def _plan_sdpa(packed: Packed, slopes_H: Tensor | None) -> Attend:
     sizes = [length * count for length, count in zip(runs.lengths, runs.counts, strict=True)]
     biases = [None if slopes_H is None else alibi_bias(slopes_H, length) for length in runs.lengths]
 
+    @torch.compiler.disable  # the runs differ from pack to pack: a compiled block must not be built for each
     def attend(qk_T2HE: Tensor, v_THE: Tensor) -> Tensor:
         parts = []
         # split, not slices: its backward is one concatenation, that of a slice fills a whole pack with zeros.

@@ -228,6 +228,8 @@ def average_precision(score_N: Tensor, label_N: Tensor) -> Tensor:
 
     0 where no label is positive.
     """
+    if label_N.numel() == 0:
+        return score_N.new_zeros(())
     order = score_N.argsort(descending=True)
     score, label = score_N[order], label_N[order].double()
     hits = label.cumsum(0)

@@ -71,7 +71,7 @@ class TrainingConfig:
                 raise UserError(f"training.{name} is {getattr(self, name)}; it must be at least 1")
 
 
-FREE_TO_CHANGE = ("log_every", "checkpoint_every", "keep", "max_minutes", "track")
+FREE_TO_CHANGE = ("log_every", "valid_every", "valid_batches", "checkpoint_every", "keep", "max_minutes", "track")
 """Settings that may differ when a run goes on, since they do not touch the weights."""
 
 
@@ -177,6 +177,8 @@ def train(
             if stopped is not None:
                 save()
                 screen.say(f"stopped by {stopped} after step {progress.step:,}; the same command goes on from here")
+            elif not valid:  # the run was complete already
+                valid = validate()
     finally:
         for tracker in trackers:
             tracker.close()
