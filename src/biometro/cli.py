@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser, auto_parser
 
 from biometro.errors import UserError
 from biometro.jobs.embed import embed
@@ -19,24 +22,61 @@ from biometro.training.trainer import EXIT_STOPPED, Outcome
 JOBS: dict[str, Any] = {"prepare": prepare, "pretrain": pretrain, "embed": embed, "export": export}
 
 
+class _Terminated(BaseException):
+    """SIGTERM or SIGUSR1 arrived outside the training loop, which has its own way to stop."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated(signal.Signals(number).name)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job; gives the exit status: 0 done, 1 a mistake that the message explains, 2 a wrong option,
     75 stopped early by a signal or a time limit (the same command goes on), 130 interrupted."""
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {n: signal.signal(n, _terminate) for n in (signal.SIGTERM, signal.SIGUSR1)} if in_main else {}
     try:
-        result = auto_cli(
-            JOBS,
-            args=None if arguments is None else list(arguments),
-            as_positional=False,
-            prog="biometro",
-            description="Language models of biochemical sequences: from raw files to models and answers.",
-        )
+        result = _run(arguments)
     except UserError as error:
         print(f"biometro: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("biometro: interrupted", file=sys.stderr)
         return 130
+    except _Terminated as stop:
+        print(f"biometro: stopped by {stop}; start the same command again", file=sys.stderr)
+        return EXIT_STOPPED
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if isinstance(result, Outcome) and result.stopped is not None:
         return EXIT_STOPPED
     return 0
+
+
+class _Parser(ArgumentParser):
+    """Says what is wrong with an option in one line, where argparse would print all options first."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        print(f"biometro: {' '.join(message.split())} (--help lists the options)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _run(arguments: Sequence[str] | None) -> Any:
+    parser = auto_parser(
+        JOBS,
+        as_positional=False,
+        parser_class=_Parser,
+        prog="biometro",
+        description="Language models of biochemical sequences: from raw files to models and answers.",
+    )
+    try:
+        parsed = parser.parse_args(None if arguments is None else list(arguments))
+        options = parser.instantiate(parsed)[parsed.subcommand].as_dict()
+    except (TypeError, ValueError, AttributeError) as error:  # what a malformed YAML file makes of the parser
+        raise UserError(f"the options cannot be read ({' '.join(str(error).split())})") from error
+    options.pop("config", None)
+    if options.get("out", "") is None:
+        raise UserError("say where to write: --out")
+    return JOBS[parsed.subcommand](**options)

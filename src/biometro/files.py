@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, on the disk before their name is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from biometro.errors import UserError
 
@@ -27,15 +29,28 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A hidden file beside `path`: it takes that name when the block ends well, and vanishes otherwise.
+
+    A reader sees the old content or the new, never a part. Raises UserError for whatever the file system refuses.
+    """
+    with _saying(path):
+        _clear_leftovers(path)
+        work = path.with_name(f".{path.name}.writing-{os.getpid()}")
+        try:
+            yield work
+            fsync(work)
+            work.replace(path)
+            fsync(path.parent)
+        finally:
+            work.unlink(missing_ok=True)
+
+
 def write_file(path: Path, text: str) -> None:
-    """Write a text file in one stroke: a reader sees the old text or the new, never a part."""
-    work = path.parent / f".{path.name}.writing-{os.getpid()}"
-    try:
+    """Write a text file in one stroke. Raises UserError for whatever the file system refuses."""
+    with new_file(path) as work:
         work.write_text(text, encoding="utf-8")
-        fsync(work)
-        work.replace(path)
-    finally:
-        work.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -45,10 +60,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     What stood there before is replaced only then. Files are flushed to the disk before the change of name. Raises
     UserError for whatever the file system refuses (no permission, no space).
     """
-    work = folder.parent / f".{folder.name}.writing-{os.getpid()}"
-    try:
+    with _saying(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(work, ignore_errors=True)
+        _clear_leftovers(folder)
+        work = folder.with_name(f".{folder.name}.writing-{os.getpid()}")
         work.mkdir()
         try:
             yield work
@@ -56,7 +71,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
                 fsync(path)
             fsync(work)
             if folder.exists():
-                retired = folder.parent / f".{folder.name}.replaced-{os.getpid()}"
+                retired = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
                 folder.rename(retired)
                 work.rename(folder)
                 shutil.rmtree(retired, ignore_errors=True)
@@ -65,5 +80,39 @@ def new_folder(folder: Path) -> Iterator[Path]:
             fsync(folder.parent)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _saying(path: Path) -> Iterator[None]:
+    """What the file system refuses, as an error a user can read."""
+    try:
+        yield
     except OSError as error:
-        raise UserError(f"{folder}: could not be written ({error.strerror or error})") from error
+        raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
+    except SafetensorError as error:  # its writer wraps the system's errors in its own
+        raise UserError(f"{path}: could not be written ({error})") from error
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Put back what a killed process had moved aside, and remove what it had begun."""
+    for kind in ("replaced", "writing"):
+        for leftover in path.parent.glob(f".{path.name}.{kind}-*"):
+            owner = leftover.name.rpartition("-")[2]
+            if owner.isdigit() and int(owner) != os.getpid() and _alive(int(owner)):
+                continue
+            if kind == "replaced" and not path.exists():
+                leftover.rename(path)
+            elif leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -94,6 +94,20 @@ def test_reversed_sequences_are_marked_and_are_the_same_window_backwards() -> No
     assert total == 400 and 80 < backwards < 160
 
 
+def test_reversed_windows_of_long_sequences_are_windows_too() -> None:
+    split = split_of([19] * 300)
+    loader = Loader(split, PROTEIN, PackingConfig(200, 12, reverse=0.5), 0)
+    firsts = []
+    for n in range(loader.batches_per_epoch):
+        for piece, number in zip(pieces(loader.batch(n)), loader.members(n), strict=True):
+            inner = piece[1:-1][::-1] if piece[0] == REVERSE else piece[1:-1]
+            starts = [s for s in range(8) if np.array_equal(split[number][s : s + 12], inner)]
+            assert len(starts) == 1
+            if piece[0] == REVERSE:
+                firsts.append(starts[0])
+    assert set(firsts) == set(range(8))
+
+
 def test_ranks_share_an_epoch_without_overlap() -> None:
     split = split_of([10] * 200)
     loader = Loader(split, PROTEIN, PackingConfig(100, 50), 0)

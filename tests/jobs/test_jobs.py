@@ -62,7 +62,7 @@ def test_a_run_leaves_a_model_that_describes_itself(trained: Path) -> None:
     assert bundle.modules["auxiliary"].embedding.weight is bundle.encoder.embedding.weight
     assert bundle.recipe["training"]["steps"] == 12 and bundle.recipe["encoder"]["width"] == 32
     card = (trained / "model" / "README.md").read_text()
-    for words in ("unigram entropy", "training FLOPs", "held out: rtd_gain", "example:families", "12 of 12"):
+    for words in ("unigram entropy", "training FLOPs", "held out, step 12: rtd_gain", "example:families", "12 of 12"):
         assert words in card
     page = (trained / "report.html").read_text()
     assert "<svg" in page and "https://" not in page.replace("http://www.w3.org", "")
@@ -70,7 +70,6 @@ def test_a_run_leaves_a_model_that_describes_itself(trained: Path) -> None:
 
 def test_the_recipe_of_a_run_is_a_config_that_runs(trained: Path, tmp_path: Path) -> None:
     recipe = yaml.safe_load((trained / "recipe.yaml").read_text())
-    recipe.pop("corpus_digest")
     recipe["run"] = str(tmp_path / "again")
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
     assert shell("pretrain", f"--config={tmp_path / 'r.yaml'}") == 0
@@ -82,7 +81,7 @@ def test_the_same_command_on_a_finished_run_changes_nothing(trained: Path, corpu
     before = (trained / "model" / "model.safetensors").read_bytes()
     assert shell("pretrain", f"--data={corpus}", f"--run={trained}", *TINY) == 0
     assert (trained / "model" / "model.safetensors").read_bytes() == before
-    assert "held out: rtd_gain" in (trained / "model" / "README.md").read_text()
+    assert "held out, step 12: rtd_gain" in (trained / "model" / "README.md").read_text()
 
 
 def test_stopping_early_has_its_own_exit_status(corpus: Path, tmp_path: Path, capsys: Any) -> None:
@@ -138,7 +137,8 @@ def test_a_wrong_option_ends_with_status_two(capsys: Any) -> None:
     with pytest.raises(SystemExit) as stop:
         shell("embed", "--modle=x")
     assert stop.value.code == 2
-    assert "modle" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "modle" in errors and len(errors.splitlines()) == 1
 
 
 def test_a_corpus_that_changed_under_a_run_is_found(trained: Path, tmp_path: Path, capsys: Any) -> None:
@@ -199,7 +199,7 @@ def test_an_interrupted_embedding_goes_on(trained: Path, tmp_path: Path, monkeyp
         def part(*args: Any) -> None:
             calls.append(args[0].name)
             if len(calls) > limit:
-                raise OSError(28, "No space left on device")
+                raise UserError("No space left on device")
             write(*args)
 
         return part
@@ -222,7 +222,7 @@ def test_parts_of_other_input_or_options_are_not_taken_up(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, out = str(trained / "model"), tmp_path / "v.npz"
-    monkeypatch.setattr(vectors, "join", lambda *args: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(vectors, "join", lambda *args: (_ for _ in ()).throw(UserError("full")))
     with pytest.raises(UserError):
         biometro.embed(model, ["MKTA", "GGGG"], str(out))
     monkeypatch.undo()
@@ -284,6 +284,95 @@ def test_int8_says_how_near_it_is(trained: Path, fasta: Path, tmp_path: Path, ca
     near = vectors.read(tmp_path / "v.npz").matrix
     cosine = (exact * near).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(near, axis=1)
     assert cosine.min() > 0.99 and not np.array_equal(exact, near)
+
+
+def test_int8_does_not_depend_on_company(trained: Path) -> None:
+    model, letters = str(trained / "model"), ["MKTAYIAKQR", "W" * 200, "ACDEFGHIKL" * 5]
+    together = biometro.embed(model, letters, precision="int8").matrix
+    alone = np.concatenate([biometro.embed(model, [s], precision="int8").matrix for s in letters])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_damaged_part_is_made_again(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, out = str(trained / "model"), tmp_path / "v.npz"
+    monkeypatch.setattr(vectors, "join", lambda *args: (_ for _ in ()).throw(UserError("full")))
+    with pytest.raises(UserError):
+        biometro.embed(model, ["MKTA", "GGGG"], str(out))
+    monkeypatch.undo()
+    (part,) = tmp_path.rglob("*.parquet")
+    data = bytearray(part.read_bytes())
+    data[len(data) // 3] ^= 255
+    part.write_bytes(bytes(data))
+    biometro.embed(model, ["MKTA", "GGGG"], str(out))
+    np.testing.assert_array_equal(vectors.read(out).matrix, biometro.embed(model, ["MKTA", "GGGG"]).matrix)
+
+
+def test_export_replaces_models_only(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "x.tex").write_text("years of work")
+    arguments = ["export", f"--model={trained / 'model'}", "--overwrite=true"]
+    assert shell(*arguments, f"--out={tmp_path / 'thesis'}") == 1
+    assert (tmp_path / "thesis" / "x.tex").read_text() == "years of work"
+    assert shell(*arguments, f"--out={tmp_path / 'm'}") == shell(*arguments, f"--out={tmp_path / 'm'}") == 0
+
+
+def test_what_a_killed_process_left_is_cleared_or_put_back(tmp_path: Path) -> None:
+    from biometro.files import new_folder
+
+    dead = 2**22 + 1  # beyond the largest process number of Linux
+    (tmp_path / f".c.writing-{dead}" / "spool").mkdir(parents=True)
+    (tmp_path / f".c.replaced-{dead}").mkdir()
+    (tmp_path / f".c.replaced-{dead}" / "good").write_text("x")
+    with pytest.raises(UserError, match="stop"), new_folder(tmp_path / "c"):
+        raise UserError("stop")
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+    assert (tmp_path / "c" / "good").exists()
+
+
+def test_mistakes_in_options_can_be_corrected(corpus: Path, tmp_path: Path) -> None:
+    arguments = ["pretrain", f"--data={corpus}", f"--run={tmp_path / 'r'}", *TINY, "--report=false"]
+    assert shell(*arguments, "--packing.batch_tokens=50") == 1
+    assert shell(*arguments, "--training.optimizer.lr=1e-2", "--training.max_minutes=0") == 75
+    assert shell(*arguments, "--training.optimizer.lr=1e-2") == 0
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--training.optimizer.beta1=1", "--training.optimizer.eps=-1", "--encoder.ffn_width=-4",
+        "--encoder.init_std=-1", "--encoder.depth=1000000", "--encoder.width=1000000000", "--encoder.attention=flex",
+        "--seed=-1", "--device=meta", "--seed=99999999999999999999999", "--metro.auxiliary_depth=0",
+        "--metro.auxiliary_width=24",
+        "--encoder.attention=varlen",
+    ],
+)  # fmt: skip
+def test_absurd_options_are_one_line(corpus: Path, tmp_path: Path, capsys: Any, option: str) -> None:
+    arguments = ["pretrain", f"--data={corpus}", f"--run={tmp_path / 'r'}", *TINY, "--report=false"]
+    assert shell(*arguments, option) == 1
+    errors = capsys.readouterr().err
+    assert errors.splitlines()[-1].startswith("biometro: ") and "Traceback" not in errors
+
+
+def test_malformed_configurations_are_one_line(corpus: Path, tmp_path: Path, capsys: Any) -> None:
+    for name, content in {"a": b"encoder: 5\n", "b": b"\xff\xfe", "c": b"- 1\n"}.items():
+        (tmp_path / f"{name}.yaml").write_bytes(content)
+        try:
+            status = shell(
+                "pretrain", f"--config={tmp_path / name}.yaml", f"--data={corpus}", f"--run={tmp_path / 'r'}"
+            )
+        except SystemExit as stop:
+            status = stop.code  # type: ignore[assignment]
+        assert status in (1, 2)
+        assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", sorted(Path("recipes").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("objective", ["metro", "mlm"])
+def test_recipes_run(recipe: Path, objective: str, corpus: Path, tmp_path: Path) -> None:
+    options = ["--training.steps=2", "--training.valid_batches=1", "--report=false", f"--objective={objective}"]
+    where = [f"--data={corpus}", f"--run={tmp_path / 'r'}", "--device=cpu"]
+    assert shell("pretrain", f"--config={recipe}", *where, *options) == 0
 
 
 def test_embedding_a_compressed_file_from_the_shell(trained: Path, fasta: Path, tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def test_flex_and_sdpa_agree(positions: Any) -> None:
 
 def test_varlen_refuses_what_it_cannot_do() -> None:
     packed = packed_of(random_sequences([5]))
-    with pytest.raises(ValueError, match="varlen runs on CUDA only"):
-        attention.plan(packed, "varlen", None, torch.bfloat16)
+    with pytest.raises(UserError, match="varlen runs on CUDA only"):
+        attention.plan(packed, "varlen", None, 64, torch.bfloat16)
 
 
 @pytest.mark.gpu

@@ -18,7 +18,7 @@ from biometro.model.encoder import EncoderConfig
 from biometro.objectives.corruption import choose, generator_for, gumbel, letter_mask, sample
 from biometro.objectives.metro import Metro, MetroConfig, average_precision
 from biometro.objectives.mlm import MLM, MLMConfig
-from biometro.objectives.objective import Objective, derive, total_loss
+from biometro.objectives.objective import Objective, total_loss
 from conftest import packed_of, random_sequences
 
 ENCODER = EncoderConfig(width=32, depth=3, head_size=16)
@@ -223,17 +223,21 @@ def test_gradient_of_micro_batches_is_that_of_one_batch(kind: str, options: dict
 
 @pytest.mark.parametrize("kind", ["mlm", "metro"])
 def test_it_learns_a_toy_set_by_heart(kind: str) -> None:
-    objective = objective_of(kind, **({} if kind == "mlm" else {"rtd_weight": 10.0, "clm_positions": "all"}))
+    torch.manual_seed(0)
+    shape = EncoderConfig(width=64, depth=2, head_size=16, init_std=0.15)
+    objective: Objective = MLM(shape, PROTEIN, MLMConfig(random_rate=0, keep_rate=0))
+    if kind == "metro":
+        objective = Metro(shape, PROTEIN, MetroConfig(rtd_weight=10.0, clm_positions="all"))
     batch = batch_of([12, 12, 12])
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
-    first, last = 0.0, 0.0
-    for step in range(250):
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
+    losses = []
+    for step in range(300):
         terms = objective.backward([objective.prepare(batch, generator_for(CPU, step))])
         optimizer.step()
         optimizer.zero_grad()
-        loss = terms["mlm_loss" if kind == "mlm" else "rtd_loss"].mean.item()
-        first, last = (loss if step == 0 else first), 0.95 * (last or loss) + 0.05 * loss
-    assert last < 0.35 * first
+        losses.append(terms["mlm_loss" if kind == "mlm" else "rtd_loss"].mean.item())
+    # chance: the entropy of 20 residues, and of the base rate of replacements
+    assert np.mean(losses[-50:]) < (1.5 if kind == "mlm" else 0.3)
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=40))
@@ -249,6 +253,7 @@ def test_average_precision_is_that_of_scikit_learn(pairs: list[tuple[int, bool]]
 def test_rtd_gain_is_measured_from_the_entropy_of_the_base_rate() -> None:
     share = 0.14
     entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
+    derive = objective_of("metro").derive
     assert derive({"rtd_loss": 0.3, "replaced": share})["rtd_gain"] == pytest.approx(entropy - 0.3)
     assert derive({"rtd_loss": 0.1, "replaced": 0.0})["rtd_gain"] == pytest.approx(-0.1)
 

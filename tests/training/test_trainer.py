@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -122,18 +123,74 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         run_to(tmp_path / "r", CONFIG, "mlm")
 
 
-def test_a_failed_save_leaves_the_checkpoints_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_refuses_leaves_the_checkpoints_before_it(tmp_path: Path) -> None:
+    """The system itself refuses: no file may grow beyond 20 kB, so safetensors' own writer meets the limit."""
     run_to(tmp_path / "r", replace(CONFIG, steps=10))
     before = weights(tmp_path / "r")
-
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        run_to(tmp_path / "r", CONFIG)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        with pytest.raises(UserError, match=r"could not be written.*[Ff]ile too large"):
+            run_to(tmp_path / "r", CONFIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
     assert same(before, weights(tmp_path / "r"))
     assert not list((tmp_path / "r" / "checkpoints").glob(".*"))
+
+
+def test_retention_never_keeps_a_damaged_checkpoint_in_place_of_a_sound_one(tmp_path: Path) -> None:
+    run_to(tmp_path / "r", replace(CONFIG, steps=10))
+    root = tmp_path / "r" / "checkpoints"
+    (checkpoint.folders(root)[-1] / "optimizer.safetensors").write_bytes(b"")
+    run_to(tmp_path / "r", replace(CONFIG, steps=8, checkpoint_every=4, keep=1))
+    assert [folder.name for folder in checkpoint.folders(root)] == ["step-00000008"]
+    objective = fresh()
+    progress = checkpoint.load(root, objective, build(objective, CONFIG.optimizer), pytest.fail)
+    assert progress is not None and progress.step == 8
+
+
+def test_a_step_number_changed_by_hand_is_damage(tmp_path: Path) -> None:
+    run_to(tmp_path / "r", replace(CONFIG, steps=10))
+    newest = checkpoint.folders(tmp_path / "r" / "checkpoints")[-1]
+    state = json.loads((newest / "state.json").read_text())
+    state["progress"]["step"] = 17
+    (newest / "state.json").write_text(json.dumps(state))
+    said: list[str] = []
+    objective = fresh()
+    progress = checkpoint.load(newest.parent, objective, build(objective, CONFIG.optimizer), said.append)
+    assert progress is not None and progress.step == 5 and "state.json" in said[0]
+
+
+def test_flops_are_three_forward_passes_of_every_micro_batch(tmp_path: Path) -> None:
+    outcome = run_to(tmp_path / "r", replace(CONFIG, steps=3))
+    objective, source = fresh(), loader()
+    assert outcome.progress.flops == 3 * sum(objective.flops(source.batch(n)) for n in range(6))
+    assert outcome.progress.tokens == sum(source.batch(n).tokens for n in range(6))
+
+
+@pytest.mark.gpu
+def test_training_on_cuda_goes_on_and_is_near_the_cpu(tmp_path: Path) -> None:
+    config = replace(CONFIG, precision="float32", compile="no")
+    source = loader()
+    for name, device in (("cpu", "cpu"), ("gpu", "cuda")):
+        (tmp_path / name).mkdir()
+        train(fresh("mlm"), source.batch, replace(config, steps=10), tmp_path / name, device=device, quiet=True)
+        train(fresh("mlm"), source.batch, config, tmp_path / name, device=device, quiet=True)
+    rows = read_metrics(tmp_path / "gpu" / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 21))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["mlm", "metro", "disentangled"])
+def test_bfloat16_and_compiled_training_on_cuda(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "r").mkdir()
+    source = loader()
+    train(fresh(kind), source.batch, CONFIG, tmp_path / "r", device="cuda", validation=[source.batch(0)], quiet=True)
+    rows = [row for row in read_metrics(tmp_path / "r" / "metrics.jsonl") if row["split"] == "train"]
+    assert len(rows) == 20 and rows[-1]["loss"] < rows[0]["loss"]
 
 
 def test_the_time_limit_stops_with_a_checkpoint(tmp_path: Path) -> None:

@@ -76,10 +76,13 @@ class Corpus:
             offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
             tokens = np.memmap(folder / "tokens.bin", dtype=np.uint8, mode="r")
             counts = [info["splits"][name]["sequences"] for name in ("train", "valid")]
-        except FileNotFoundError as error:
+            if min(counts) < 0 or not isinstance(info["digests"]["corpus"], str):
+                raise ValueError("corpus.json makes no sense")
+            info.setdefault("sources", [])
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"{folder} is not a corpus folder: it has no {Path(error.filename).name}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder}: damaged corpus ({error})") from error
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, RecursionError) as error:
+            raise UserError(f"{folder}: damaged corpus ({type(error).__name__}: {error})") from error
         if offsets.ndim != 1 or len(offsets) != sum(counts) + 1 or int(offsets[-1]) != len(tokens):
             raise UserError(f"{folder}: damaged corpus (tokens.bin, offsets.npy and corpus.json disagree)")
         return cls(folder, alphabet, info, tokens, offsets)
@@ -92,16 +95,16 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """Digest of all tokens and boundaries, as recorded when the corpus was built."""
+        """Digest of tokens, boundaries and split, as recorded when the corpus was built."""
         return str(self.info["digests"]["corpus"])
 
     def verify(self) -> None:
         """Read everything and compare with the recorded digests. Raises UserError naming the damaged file."""
         for name in ("tokens.bin", "offsets.npy"):
             if sha256_of(self.folder / name) != self.info["digests"][name]:
-                raise UserError(
-                    f"{self.folder / name}: damaged, or changed since the corpus was built; prepare it again"
-                )
+                raise UserError(f"{self.folder / name}: damaged, or changed since it was built; prepare it again")
+        if self.digest != _corpus_digest(self.info["digests"], self.info["splits"]["train"]["sequences"]):
+            raise UserError(f"{self.folder / 'corpus.json'}: damaged, or changed by hand; prepare the corpus again")
 
     def unigram_entropy(self, split: str) -> float:
         """Entropy in nats of the standard letters' frequencies: the loss of a model that knows only composition."""
@@ -109,6 +112,10 @@ class Corpus:
         counts = counts[list(self.alphabet.standard_ids)]
         shares = counts[counts > 0] / counts.sum()
         return float(-(shares * np.log(shares)).sum())
+
+
+def _corpus_digest(digests: dict[str, str], train: int) -> str:
+    return hashlib.sha256(f"{digests['tokens.bin']} {digests['offsets.npy']} {train}".encode()).hexdigest()
 
 
 class CorpusBuilder:
@@ -195,13 +202,13 @@ class CorpusBuilder:
                 tally.close()
         train, valid = tallies["train"], tallies["valid"]
         if train.sequences == 0:
-            raise UserError("no sequence is left to train on; see what was dropped, or lower the held-out share")
+            raise UserError("no sequence is left to train on: all are held out; lower the held-out share")
         tokens_path = train.tokens_path.rename(self.work / "tokens.bin")
         with tokens_path.open("ab") as out, valid.tokens_path.open("rb") as part:
             shutil.copyfileobj(part, out, 1 << 24)
         self._write_offsets([train.lengths_path, valid.lengths_path], train.sequences + valid.sequences)
         digests = {name: sha256_of(self.work / name) for name in ("tokens.bin", "offsets.npy")}
-        digests["corpus"] = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
+        digests["corpus"] = _corpus_digest(digests, train.sequences)
         info = {
             "format": FORMAT,
             "alphabet": self.alphabet.to_json(),

@@ -81,6 +81,7 @@ def clean(
             account.read += 1
             try:
                 letters = protein.tidy(record.raw)
+                nucleotide_like = not letters.translate(None, _NUCLEOTIDES)
                 unusual = protein.count_nonstandard(letters)
                 if unusual:
                     account.with_nonstandard += 1
@@ -99,5 +100,5 @@ def clean(
             else:
                 account.kept += 1
                 account.residues += len(letters)
-                account.nucleotide_like += not letters.translate(None, _NUCLEOTIDES)
+                account.nucleotide_like += nucleotide_like
                 yield record, letters

@@ -14,6 +14,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any, Literal, cast
 
 import fsspec
@@ -30,8 +31,12 @@ SUFFIXES: dict[str, Kind] = {
     ".fasta": "fasta", ".fa": "fasta", ".faa": "fasta", ".fas": "fasta", ".fsa": "fasta", ".pep": "fasta",
     ".seq": "fasta", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
-COMPRESSIONS = {".gz": "gzip", ".bgz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-EXAMPLES = {"example:families": families.records}
+COMPRESSED_SUFFIXES = (".gz", ".bgz", ".zst", ".bz2")
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
+EXAMPLES: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
+    # few and large, so that a small model learns them in a minute
+    "example:families": partial(families.records, seed=0, families=8, members=256),
+}
 
 _FASTA_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz*-. \t\r\n"
 _MAX_FIELD = 1 << 27  # characters in one CSV cell: above the longest known protein by three orders
@@ -133,7 +138,9 @@ def _expand_paths(name: str) -> list[str]:
             raise UserError(f"{name} is a folder; name the files in it, for example {name.rstrip('/')}/*.fasta")
         if not fs.exists(path):
             raise UserError(f"{name}: no such file")
-    except (OSError, ImportError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # fsspec's file systems are many, and each fails in its own way
         raise UserError(f"{name}: cannot be reached ({_short(error)})") from error
     return [name]
 
@@ -142,7 +149,7 @@ def _format_of(path: str, given: Format) -> Kind:
     if given != "auto":
         return given
     stem = path.lower().split("?", 1)[0]
-    for suffix in COMPRESSIONS:
+    for suffix in COMPRESSED_SUFFIXES:
         stem = stem.removesuffix(suffix)
     for suffix, found in SUFFIXES.items():
         if stem.endswith(suffix):
@@ -176,7 +183,7 @@ def read(source: Source, options: ReadOptions = ReadOptions()) -> Iterator[Recor
     try:
         with fsspec.open(source.name, "rb").open() as raw:
             counted = _CountingReader(raw)
-            handle = raw if source.format == "parquet" else _decompress(source.name, counted)
+            handle = raw if source.format == "parquet" else _decompress(counted)
             for record in reader(source, handle, options):
                 source.records += 1
                 yield record
@@ -208,13 +215,17 @@ class _CountingReader(io.RawIOBase):
         return len(data)
 
 
-def _decompress(name: str, raw: io.RawIOBase) -> IO[bytes]:
-    """Buffered bytes of a possibly compressed file. Arrow's streams, unlike zstandard's, notice a cut file."""
-    path = name.lower().split("?", 1)[0]
-    codec = next((codec for suffix, codec in COMPRESSIONS.items() if path.endswith(suffix)), None)
+def _decompress(raw: io.RawIOBase) -> IO[bytes]:
+    """Buffered bytes of a possibly compressed file; its first bytes, not its name, tell.
+
+    Arrow's streams, unlike zstandard's, notice a file that was cut.
+    """
+    buffered = io.BufferedReader(raw, 1 << 20)
+    start = buffered.peek(4)
+    codec = next((codec for magic, codec in COMPRESSIONS.items() if start.startswith(magic)), None)
     if codec is None:
-        return io.BufferedReader(raw, 1 << 20)
-    stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec)
+        return buffered
+    stream = pa.CompressedInputStream(pa.PythonFile(buffered, mode="r"), codec)
     return io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20)
 
 
@@ -262,6 +273,10 @@ def _fasta_record(source: Source, header: bytes, header_line: int, lines: list[b
             if bad:
                 what = f"the character {chr(bad[0])!a}" if bad[0] < 128 else f"a non-ASCII byte 0x{bad[0]:02x}"
                 raise UserError(f"{source.name}, line {number}: {what} in a sequence")
+    if b"\r" in header.rstrip():
+        raise UserError(
+            f"{source.name}, line {header_line}: lines end in CR alone; convert them to LF (tr '\\r' '\\n')"
+        )
     if not raw.strip():
         raise UserError(f"{source.name}, line {header_line}: a header without a sequence")
     try:
@@ -282,6 +297,8 @@ def _check_columns(source: Source, options: ReadOptions, found: Sequence[str]) -
         if column not in found:
             names = ", ".join(found[:20]) or "none"
             raise UserError(f"{source.name}, line 1: no column named {column!r}; its columns are: {names}")
+        if list(found).count(column) > 1:
+            raise UserError(f"{source.name}, line 1: more than one column is named {column!r}")
 
 
 def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iterator[Record]:

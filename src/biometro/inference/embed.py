@@ -7,6 +7,7 @@ Shape letters: T tokens of a pack, D width, L residues of one sequence, N sequen
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -23,7 +24,7 @@ Pooling = Literal["mean", "cls", "residues"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
-Long = Literal["full", "window", "error"]
+Long = Literal["full", "window"]
 
 
 def windows(length: int, size: int) -> list[tuple[int, int]]:
@@ -42,7 +43,7 @@ class Embedder:
         pooling: mean over residues (start and end tokens left out), cls (the start token's vector), or residues
             (one vector each).
         long: what to do beyond `max_length`: full (read whole: positions are relative, so there is no limit but
-            memory), window (overlapping windows, averaged where they overlap), or error.
+            memory) or window (overlapping windows, averaged where they overlap).
         max_length: residues; where `long` begins to matter.
         precision: auto is bfloat16 on CUDA and float32 elsewhere; int8 quantises linear layers (CPU).
         device: where to run.
@@ -64,6 +65,8 @@ class Embedder:
     ):
         if max_length < 2:
             raise UserError(f"max_length is {max_length}; it must be at least 2 residues")
+        if batch_tokens is not None and batch_tokens < 1:
+            raise UserError(f"batch_tokens is {batch_tokens}; it must be at least 1")
         self.device = torch.device(device)
         self.pooling, self.long, self.max_length = pooling, long, max_length
         self.alphabet, self.width = bundle.alphabet, bundle.encoder.config.width
@@ -76,19 +79,11 @@ class Embedder:
         self._budget = batch_tokens or (65536 if self.device.type == "cuda" else 2048)
 
     def embed(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Token arrays without specials -> float32 vectors in the same order: (D,) each, or (L, D) for residues.
-
-        Raises UserError for a sequence over `max_length` under long="error".
-        """
+        """Token arrays without specials -> float32 vectors in the same order: (D,) each, or (L, D) for residues."""
         pieces: list[np.ndarray] = []
         owners: list[tuple[int, int, int]] = []  # sequence, start, end of each piece
         for number, sequence in enumerate(sequences):
             size = len(sequence) if self.long == "full" else self.max_length
-            if self.long == "error" and len(sequence) > size:
-                raise UserError(
-                    f"sequence {number + 1} has {len(sequence)} residues, more than max_length {size}; choose "
-                    "long: full or window"
-                )
             for start, end in windows(len(sequence), size):
                 pieces.append(sequence[start:end])
                 owners.append((number, start, end))
@@ -151,16 +146,37 @@ class Embedder:
         return joined
 
 
+class Int8Linear(torch.nn.Module):
+    """A linear layer in int8: one scale for each output of the weight, and one for each token of the input.
+
+    A scale per token, not per pack, so that a token's result does not depend on what else is in the pack.
+    Dettmers et al. 2022 (arXiv 2208.07339), section 3.1, without its outlier path.
+    """
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        weight_OI = linear.weight.detach()
+        self.scale_O = (weight_OI.abs().amax(1) / 127).clamp(min=1e-12)
+        # (I, O) as a view of (O, I) memory: the layout in which the product is fast
+        self.weight_IO = (weight_OI / self.scale_O[:, None]).round().to(torch.int8).t()
+        self.bias = linear.bias
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        scale_T1 = (x_TI.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-12)
+        x_int8 = (x_TI / scale_T1).round().to(torch.int8)
+        out = torch._int_mm(x_int8, self.weight_IO).float().mul_(scale_T1).mul_(self.scale_O)
+        return out if self.bias is None else out.add_(self.bias)
+
+
 def quantise(encoder: Encoder, device: torch.device) -> torch.nn.Module:
-    """The encoder with int8 weights and dynamically quantised activations in its linear layers (CPU only)."""
+    """A copy of the encoder with its linear layers in int8. Raises UserError elsewhere than on a CPU."""
     if device.type != "cpu":
         raise UserError(f"precision int8 runs on a CPU only, not on {device.type}; use bfloat16")
-    import warnings
-
-    with warnings.catch_warnings():
-        # torch.ao is marked for a move to torchao, which would be one more dependency for one call.
-        warnings.simplefilter("ignore")
-        quantised: torch.nn.Module = torch.ao.quantization.quantize_dynamic(encoder, {torch.nn.Linear}, torch.qint8)
+    quantised = copy.deepcopy(encoder)
+    for parent in list(quantised.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, torch.nn.Linear):
+                setattr(parent, name, Int8Linear(child))
     return quantised
 
 

@@ -1,6 +1,6 @@
 """Files of embeddings: Parquet parts while they are made, then one Parquet, NumPy or safetensors file.
 
-Nothing here holds more than one part in memory, whatever the size of the result.
+Writing holds one part and the identifiers in memory, whatever the size of the result.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biometro.errors import UserError
+from biometro.files import new_file
 
 SUFFIXES = (".parquet", ".npz", ".safetensors")
 
@@ -56,9 +57,21 @@ def write_part(path: Path, embeddings: Embeddings, width: int) -> None:
         columns["embedding"] = pa.ListArray.from_arrays(pa.array(offsets), rows)
     else:
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, type=vector)
-    work = path.with_name(f".{path.name}.writing")
-    pq.write_table(pa.table(columns), work, compression="zstd", use_dictionary=False)
-    work.replace(path)
+    with new_file(path) as work:
+        pq.write_table(pa.table(columns), work, compression="zstd", use_dictionary=False, write_page_checksum=True)
+
+
+def sound(part: Path) -> bool:
+    """Whether a part exists and its checksums hold."""
+    try:
+        _read(part)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
+
+
+def _read(part: Path, columns: list[str] | None = None) -> pa.Table:
+    return pq.read_table(part, columns=columns, page_checksum_verification=True)
 
 
 def join(parts: Sequence[Path], out: Path, width: int, per_residue: bool, about: dict[str, str]) -> None:
@@ -67,26 +80,21 @@ def join(parts: Sequence[Path], out: Path, width: int, per_residue: bool, about:
     Parquet: the parts' columns. npz: ids, embeddings (N, D), or (sum of L, D) with offsets (N+1) per residue.
     safetensors: embeddings and offsets likewise, and `ids_json`, the UTF-8 bytes of a JSON list.
     """
-    work = out.with_name(f".{out.name}.writing")
-    try:
-        {".parquet": _join_parquet, ".npz": _join_npz, ".safetensors": _join_safetensors}[out.suffix](
-            parts, work, width, per_residue, about
-        )
-        work.replace(out)
-    finally:
-        work.unlink(missing_ok=True)
+    write = {".parquet": _join_parquet, ".npz": _join_npz, ".safetensors": _join_safetensors}[out.suffix]
+    with new_file(out) as work:
+        write(parts, work, width, per_residue, about)
 
 
 def _join_parquet(parts: Sequence[Path], work: Path, width: int, per_residue: bool, about: dict[str, str]) -> None:
     schema = pq.read_schema(parts[0]).with_metadata(about)
     with pq.ParquetWriter(work, schema, compression="zstd", use_dictionary=False) as writer:
         for part in parts:
-            writer.write_table(pq.read_table(part).cast(schema))
+            writer.write_table(_read(part).cast(schema))
 
 
 def _flat(part: Path, per_residue: bool) -> np.ndarray:
     """All numbers of a part in order, float32, one dimension."""
-    column = pq.read_table(part, columns=["embedding"]).column(0)
+    column = _read(part, ["embedding"]).column(0)
     chunks = [chunk.flatten().flatten() if per_residue else chunk.flatten() for chunk in column.chunks]
     return np.concatenate([chunk.to_numpy(zero_copy_only=False) for chunk in chunks])
 
@@ -96,7 +104,7 @@ def _layout(parts: Sequence[Path], per_residue: bool) -> tuple[list[str], np.nda
     ids: list[str] = []
     lengths: list[int] = []
     for part in parts:
-        table = pq.read_table(part, columns=["id", "length"] if per_residue else ["id"])
+        table = _read(part, ["id", "length"] if per_residue else ["id"])
         ids += table.column("id").to_pylist()
         lengths += table.column("length").to_pylist() if per_residue else [1] * table.num_rows
     offsets = np.cumsum([0, *lengths], dtype=np.int64)

@@ -14,7 +14,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -24,11 +26,13 @@ from biometro.data.sources import Format, ReadOptions, Record, expand
 from biometro.device import pick_device
 from biometro.errors import UserError
 from biometro.inference import vectors
-from biometro.inference.embed import Embedder, Long, Pooling, Precision, quantisation_cosine
+from biometro.inference.embed import Embedder, Pooling, Precision, quantisation_cosine
 from biometro.inference.vectors import Embeddings
 from biometro.model.load import fingerprint, load
 
-_CHUNK_SEQUENCES, _CHUNK_RESIDUES = 1024, 1 << 20  # a part ends at whichever comes first
+_CHUNK_SEQUENCES, _CHUNK_NUMBERS = 1024, 1 << 26  # a part ends at whichever comes first; numbers are 4 bytes each
+
+LongPolicy = Literal["full", "window", "error"]
 
 Chunk = list[tuple[Record, bytes]]
 
@@ -38,7 +42,7 @@ def embed(
     data: str | list[str],
     out: str | None = None,
     pooling: Pooling = "mean",
-    long: Long = "full",
+    long: LongPolicy = "full",
     max_length: int = 1022,
     precision: Precision = "auto",
     residues: ResiduePolicy = "as_is",
@@ -81,12 +85,17 @@ def embed(
     sources = expand(data, options)
     bundle = load(model)
     embedder = Embedder(
-        bundle, pooling=pooling, long=long, max_length=max_length, precision=precision, device=pick_device(device),
+        bundle,
+        pooling=pooling,
+        long="window" if long == "window" else "full",
+        max_length=max_length,
+        precision=precision,
+        device=pick_device(device),
         batch_tokens=batch_tokens,
-    )  # fmt: skip
+    )
     console = Console(stderr=True, quiet=path is None)
     account = Account()
-    chunks: Iterator[Chunk] = _chunks(clean(sources, options, residues, account))
+    chunks: Iterator[Chunk] = _chunks(clean(sources, options, residues, account), _CHUNK_NUMBERS // embedder.width)
     first = next(chunks, None)
     if first is None:
         raise UserError(f"there is no sequence to embed; dropped: {account.dropped}")
@@ -102,8 +111,10 @@ def embed(
                     f"{record.where} ({record.id}): {len(letters)} residues, more than max_length {max_length}; "
                     "choose long: full or window"
                 )
-        tokens = [bundle.alphabet.encode(letters) for _, letters in chunk]
-        return Embeddings([record.id for record, _ in chunk], embedder.embed(tokens), pooling == "residues")
+        found = embedder.embed([bundle.alphabet.encode(letters) for _, letters in chunk])
+        if not all(np.isfinite(vector).all() for vector in found):
+            raise UserError(f"{model}: this model gives vectors that are not finite; its weights are damaged")
+        return Embeddings([record.id for record, _ in chunk], found, pooling == "residues")
 
     if path is None:
         parts = [run(chunk) for chunk in chunks]
@@ -116,14 +127,15 @@ def embed(
     folder = path.with_name(f".{path.name}.parts") / hashlib.sha256(settings.encode()).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: could not be made ({error.strerror})") from error
+    try:
         done = _write_parts(chunks, folder, run, embedder.width, console)
         about = {"model": model, "weights_sha256": weights, "pooling": pooling, "long": long, "precision": precision}
         vectors.join(done, path, embedder.width, pooling == "residues", about)
-        shutil.rmtree(folder.parent)
-    except OSError as error:
-        raise UserError(
-            f"{path}: could not be written ({error.strerror or error}); what is done is kept for the next try"
-        ) from error
+    except UserError as error:
+        raise UserError(f"{error}; parts that are done are kept for the next try") from error
+    shutil.rmtree(folder.parent, ignore_errors=True)
     console.print(f"{account.kept:,} sequences, {account.residues:,} residues -> {path}", highlight=False)
     for reason, count in account.dropped.items():
         console.print(f"dropped ({reason}): {count:,}, first: {'; '.join(account.examples[reason])}", markup=False)
@@ -147,7 +159,7 @@ def _write_parts(
             part = folder / f"{number:08d}-{digest.hexdigest()[:32]}.parquet"
             size = sum(len(letters) for _, letters in chunk)
             sequences += len(chunk)
-            if part.exists():
+            if vectors.sound(part):
                 reused += len(chunk)
             else:
                 vectors.write_part(part, run(chunk), width)
@@ -159,13 +171,13 @@ def _write_parts(
     return done
 
 
-def _chunks(records: Iterator[tuple[Record, bytes]]) -> Iterator[Chunk]:
+def _chunks(records: Iterator[tuple[Record, bytes]], most_residues: int) -> Iterator[Chunk]:
     chunk: Chunk = []
     total = 0
     for record, letters in records:
         chunk.append((record, letters))
         total += len(letters)
-        if len(chunk) == _CHUNK_SEQUENCES or total >= _CHUNK_RESIDUES:
+        if len(chunk) == _CHUNK_SEQUENCES or total >= most_residues:
             yield chunk
             chunk, total = [], 0
     if chunk:

@@ -19,13 +19,16 @@ def export(
         model: model folder of biometro, Hugging Face ESM-2 folder, or fair-esm checkpoint (.pt).
         out: folder to write.
         to: huggingface (`EsmForMaskedLM`, which transformers loads with no custom code), or biometro's own format.
-        overwrite: replace what stands at `out`.
+        overwrite: replace a model that stands at `out`.
 
     Returns the folder. Raises UserError where the model cannot be expressed in that format, naming the setting.
     """
     folder = Path(out)
-    if folder.exists() and not overwrite:
-        raise UserError(f"{folder} exists; choose another `out`, or say overwrite: true")
+    if folder.exists():
+        if not (folder / "config.json").exists():
+            raise UserError(f"{folder} exists and is no model folder; choose another `out`")
+        if not overwrite:
+            raise UserError(f"{folder} holds a model already; choose another `out`, or say overwrite: true")
     bundle = load(model)
     if to == "huggingface":
         esm2.to_huggingface(bundle, folder)

@@ -58,11 +58,16 @@ def prepare(
     if not 0 <= valid < 1:
         raise UserError(f"valid is {valid}; it is a share, from 0 up to but not including 1")
     folder = Path(out)
-    if folder.exists():
-        if not (folder / "corpus.json").exists():
-            raise UserError(f"{folder} exists and is no corpus folder; choose another `out`")
-        if not overwrite:
-            raise UserError(f"{folder} holds a corpus already; choose another `out`, or say overwrite: true")
+    try:
+        if folder.exists():
+            if not (folder / "corpus.json").exists():
+                raise UserError(f"{folder} exists and is no corpus folder; choose another `out`")
+            if not overwrite:
+                raise UserError(f"{folder} holds a corpus already; choose another `out`, or say overwrite: true")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
+    if min_length < 1 or (max_length is not None and max_length < min_length):
+        raise UserError(f"min_length {min_length} and max_length {max_length} leave nothing; at least 1, and in order")
     options = ReadOptions(format, column, split_column=split_column)
     sources = expand(data, options)
     account, began = Account(), time.perf_counter()
@@ -74,6 +79,9 @@ def prepare(
                 account.drop("neither train nor valid in the split column", record)
             else:
                 builder.add(letters, held_out)
+        if builder.sequences == 0:
+            reasons = "; ".join(f"{reason}: {count:,}" for reason, count in account.dropped.items())
+            raise UserError(f"no sequence is left of {account.read:,} ({reasons})")
         info = builder.finish(
             lambda digests: splits.by_hash(digests, valid),
             {

@@ -26,10 +26,12 @@ from biometro.model.encoder import EncoderConfig
 from biometro.objectives.metro import Metro, MetroConfig
 from biometro.objectives.mlm import MLM, MLMConfig
 from biometro.objectives.objective import Objective
+from biometro.training import checkpoint
 from biometro.training.tracking import read_metrics
 from biometro.training.trainer import FREE_TO_CHANGE, Outcome, TrainingConfig, train
 
 _MAP_SEQUENCES = 1000  # held-out sequences in the report's map
+_DIGEST_LINE = "# corpus "  # how recipe.yaml begins: the corpus is no option, but belongs to the run
 
 
 def pretrain(
@@ -71,14 +73,16 @@ def pretrain(
     corpus = Corpus.open(data)
     corpus.verify()
     alphabet = corpus.alphabet
+    counts = corpus.info["splits"]["train"]["token_counts"]
+    if not any(counts[number] for number in alphabet.standard_ids):
+        raise UserError(f"{data}: no standard residue in it, so there is nothing to predict")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}; it must lie between 0 and {2**32 - 1}")
     encoder = dataclasses.replace(encoder, vocab_size=alphabet.size, mask_token=alphabet.id(alphabet.mask))
     parts: dict[str, Any] = {"encoder": encoder, "metro": metro, "mlm": mlm, "packing": packing, "training": training}
     recipe: dict[str, Any] = {"data": data, "run": run, "objective": objective}
     recipe |= {name: dataclasses.asdict(part) for name, part in parts.items()}
     recipe |= {"seed": seed, "device": device, "report": report}
-    folder = Path(run)
-    _begin(folder, recipe, corpus.digest)
-
     loader = Loader(corpus.split("train"), alphabet, packing, seed)
     held_out = corpus.split("valid")
     validation = []
@@ -86,9 +90,11 @@ def pretrain(
         valid_loader = Loader(held_out, alphabet, dataclasses.replace(packing, reverse=0.0), seed)
         count = min(training.valid_batches, valid_loader.batches_per_epoch)
         validation = [valid_loader.batch(number) for number in range(count)]
-
     torch.manual_seed(seed)
     goal: Objective = Metro(encoder, alphabet, metro) if objective == "metro" else MLM(encoder, alphabet, mlm)
+
+    folder = Path(run)
+    _begin(folder, recipe, corpus.digest)  # after all that may still refuse the options
     outcome = train(goal, loader.batch, training, folder, seed=seed, device=place, validation=validation, recipe=recipe)
     bundle = Bundle(alphabet, goal.bundle_modules(), recipe=recipe, crop=packing.crop)
     bundle.facts = _facts(corpus, goal, outcome, objective, training, place)
@@ -115,28 +121,36 @@ def _begin(folder: Path, recipe: dict[str, Any], corpus_digest: str) -> None:
         )
     path = folder / "recipe.yaml"
     if path.exists():
-        try:
-            begun = yaml.safe_load(path.read_text(encoding="utf-8"))
-            begun_digest = begun.pop("corpus_digest")
-        except (yaml.YAMLError, AttributeError, KeyError, OSError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); choose another run folder") from error
-        if begun_digest != corpus_digest:
-            raise UserError(f"{folder} was begun on another corpus, or {recipe['data']} has changed since")
-        differences = [
-            f"{key}: {old!r} then, {new!r} now"
-            for key, (old, new) in _differences(begun, recipe).items()
-            if key not in ("data", "run", "device", "report", *(f"training.{name}" for name in FREE_TO_CHANGE))
-        ]
-        if differences:
-            raise UserError(
-                f"{folder} was begun with other options ({'; '.join(differences)}); choose another run folder"
-            )
-    elif any(folder.iterdir()):
+        if checkpoint.folders(folder / "checkpoints"):
+            _compare(path, recipe, corpus_digest)
+    elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise UserError(f"{folder} is no run folder (it has no recipe.yaml) and is not empty; choose another")
+    write_file(path, f"{_DIGEST_LINE}{corpus_digest}\n{yaml.safe_dump(recipe, sort_keys=False)}")
+
+
+def _compare(path: Path, recipe: dict[str, Any], corpus_digest: str) -> None:
+    """Raises UserError where a run that has checkpoints was begun on another corpus or with other options."""
     try:
-        write_file(path, yaml.safe_dump({**recipe, "corpus_digest": corpus_digest}, sort_keys=False))
-    except OSError as error:
-        raise UserError(f"{folder}: the run folder cannot be written ({error.strerror})") from error
+        text = path.read_text(encoding="utf-8")
+        begun = yaml.safe_load(text)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); choose another run folder"
+        ) from error
+    if not isinstance(begun, dict):
+        raise UserError(f"{path}: is no recipe any more; choose another run folder")
+    if not text.startswith(f"{_DIGEST_LINE}{corpus_digest}\n"):
+        raise UserError(f"{path.parent} was begun on another corpus, or {recipe['data']} has changed since")
+    free = {"data", "run", "device", "report", *(f"training.{name}" for name in FREE_TO_CHANGE)}
+    differences = [
+        f"{key}: {old!r} then, {new!r} now"
+        for key, (old, new) in _differences(begun, recipe).items()
+        if key not in free
+    ]
+    if differences:
+        raise UserError(
+            f"{path.parent} was begun with other options ({'; '.join(differences)}); choose another run folder"
+        )
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -177,7 +191,7 @@ def _facts(
         facts["unigram entropy of the held-out set"] = f"{entropy:.4f} nats per residue"
         for name, value in outcome.valid.items():
             if name not in ("step", "split"):
-                facts[f"held out: {name}"] = f"{value:.4f}"
+                facts[f"held out, step {outcome.valid['step']:,}: {name}"] = f"{value:.4f}"
     facts["made with"] = f"biometro {biometro.__version__}, torch {torch.__version__}"
     return facts
 

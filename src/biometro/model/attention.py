@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from biometro.data.batch import Packed
+from biometro.errors import UserError
 
 Backend = Literal["auto", "sdpa", "varlen", "flex"]
 Attend = Callable[[Tensor, Tensor], Tensor]
@@ -48,35 +49,33 @@ class Runs:
         return cls(lengths, counts)
 
 
-def plan(packed: Packed, backend: Backend, slopes_H: Tensor | None, dtype: torch.dtype) -> Attend:
+def plan(packed: Packed, backend: Backend, slopes_H: Tensor | None, head_size: int, dtype: torch.dtype) -> Attend:
     """The attention of one pack, ready to be called by every layer.
 
     Args:
         packed: the layout; its tokens are not read.
-        backend: `auto` takes varlen on CUDA in half precision, flex there with ALiBi, sdpa in all other cases.
+        backend: `auto` takes varlen on CUDA where it can, flex there with ALiBi, sdpa in all other cases.
         slopes_H: (H,) float32 ALiBi slopes, or None.
+        head_size: E.
         dtype: that of queries, keys and values.
 
-    Raises ValueError where the back-end cannot do this.
+    Raises UserError, with the reason, where the back-end cannot do this.
     """
     device = packed.tokens.device
-    half = dtype in (torch.bfloat16, torch.float16)
+    cuda = device.type == "cuda"
+    obstacles = {
+        "runs on CUDA only": not cuda,
+        "needs a GPU of compute capability 8.0 or higher": cuda and torch.cuda.get_device_capability(device) < (8, 0),
+        "needs bfloat16 or float16": dtype not in (torch.bfloat16, torch.float16),
+        "needs a head size that is a multiple of 8": head_size % 8 != 0,
+        "takes no bias, so no ALiBi": slopes_H is not None,
+    }
+    obstacle = next((reason for reason, present in obstacles.items() if present), None)
     if backend == "auto":
-        if device.type != "cuda":
-            backend = "sdpa"
-        elif slopes_H is not None:
-            backend = "flex"
-        else:
-            backend = "varlen" if half else "sdpa"
+        backend = "flex" if cuda and slopes_H is not None else "sdpa" if obstacle else "varlen"
     if backend == "varlen":
-        reasons = {
-            "runs on CUDA only": device.type != "cuda",
-            "needs bfloat16 or float16": not half,
-            "takes no bias, so no ALiBi": slopes_H is not None,
-        }
-        for reason, wrong in reasons.items():
-            if wrong:
-                raise ValueError(f"attention back-end varlen {reason} (here: {device.type}, {dtype}); use auto")
+        if obstacle:
+            raise UserError(f"attention back-end varlen {obstacle} (here: {device}, {dtype}); use auto")
         return _plan_varlen(packed)
     if backend == "flex":
         return _plan_flex(packed, slopes_H)
@@ -128,15 +127,19 @@ def _plan_flex(packed: Packed, slopes_H: Tensor | None) -> Attend:
 
     owners, positions = packed.owners, packed.positions
     total = packed.tokens.numel()
+    cuda = owners.device.type == "cuda"
+    if not cuda and torch.is_grad_enabled():
+        raise UserError(f"attention back-end flex trains on CUDA only (here: {owners.device}); use auto")
+    # Compiled, the mask is made block by block; else every pair of tokens stands in memory at once.
     mask = create_block_mask(
-        lambda b, h, i, j: owners[i] == owners[j], None, None, total, total, device=owners.device.type
+        lambda b, h, i, j: owners[i] == owners[j], None, None, total, total, device=str(owners.device), _compile=cuda
     )
 
     def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         assert slopes_H is not None
         return s - slopes_H[h] * (positions[i] - positions[j]).abs()
 
-    run = _compiled_flex() if owners.device.type == "cuda" else flex_attention
+    run = _compiled_flex() if cuda else flex_attention
 
     def attend(qk_T2HE: Tensor, v_THE: Tensor) -> Tensor:
         q, k, v = (x.transpose(0, 1)[None] for x in (*qk_T2HE.unbind(1), v_THE))  # each (1, H, T, E)

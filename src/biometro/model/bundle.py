@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from biometro.alphabet import Alphabet
 from biometro.errors import UserError
-from biometro.files import new_folder
+from biometro.files import new_folder, sha256_of
 from biometro.model.encoder import Encoder, EncoderConfig
 from biometro.model.heads import (
     ContactWeights,
@@ -81,13 +81,13 @@ class Bundle:
         """Write the folder in one stroke; one that stands there is replaced. Raises UserError if it cannot be."""
         folder = Path(folder)
         tensors, tied = distinct_state(self.modules)
-        config = {
+        config: dict[str, Any] = {
             "format": FORMAT,
             "kind": self.alphabet.name,
             "alphabet": self.alphabet.to_json(),
             "crop": self.crop,
             "modules": {
-                role: {"type": type(module).__name__, "config": dataclasses.asdict(module.config)}  # type: ignore
+                role: {"type": type(module).__name__, "config": _saved_config(module)}
                 for role, module in self.modules.items()
             },
             "tied": tied,
@@ -95,6 +95,7 @@ class Bundle:
         }
         with new_folder(folder) as work:
             save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
+            config["weights_sha256"] = sha256_of(work / "model.safetensors")
             (work / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
             (work / "recipe.yaml").write_text(yaml.safe_dump(self.recipe, sort_keys=False), encoding="utf-8")
             (work / "README.md").write_text(self.card(), encoding="utf-8")
@@ -113,6 +114,12 @@ class Bundle:
             "```python\nimport biometro\nmodel = biometro.load('.')\n```\n\n"
             f"| | |\n|---|---|\n{rows}\n\nHow it was made stands in `recipe.yaml`.\n"
         )
+
+
+def _saved_config(module: nn.Module) -> dict[str, Any]:
+    config = dataclasses.asdict(module.config)  # type: ignore[call-overload]
+    config.pop("attention", None)  # the back-end belongs to the machine, not to the model
+    return config
 
 
 def distinct_state(modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -144,8 +151,11 @@ def from_folder(folder: Path, config: dict[str, Any]) -> Bundle:
         bundle = Bundle(Alphabet.from_json(config["alphabet"]), modules, facts=config["facts"], crop=config["crop"])
         tied = dict(config["tied"])
         recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: this model folder cannot be read ({type(error).__name__}: {error})") from error
+        if config["weights_sha256"] != sha256_of(folder / "model.safetensors"):
+            raise UserError(f"{folder / 'model.safetensors'}: damaged (its digest is not that of config.json)")
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, yaml.YAMLError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{folder}: this model folder cannot be read ({reason})") from error
     bundle.recipe = recipe or {}
     tensors = read_safetensors(folder / "model.safetensors")
     for alias, name in tied.items():

@@ -23,6 +23,13 @@ from biometro.model.attention import Attend, Backend
 ESM2_MASK_RATE = 0.15 * 0.8  # share of <mask> tokens in ESM-2's training, which its embeddings are scaled to
 
 
+# Far above any model of ours: they keep a damaged or hostile configuration from taking all memory.
+_LARGEST = {
+    "vocab_size": 1 << 17, "width": 1 << 15, "depth": 1000, "head_size": 1 << 10, "ffn_width": 1 << 18,
+    "embedding_width": 1 << 15,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
     """The shape of an encoder.
@@ -42,9 +49,9 @@ class EncoderConfig:
         dropout: probability, on the outputs of attention and feed-forward, in training.
         token_dropout: ESM-2's rule: masked tokens read as zeros, the rest scaled to the training mask rate.
         mask_token: number of the mask token, for token_dropout.
-        attention: back-end; `auto` takes the fastest exact one for device and dtype.
-        init_std: standard deviation of fresh weights. 0.02 (BERT) suits widths from 512 up; narrow models learn much
-            faster from about width ** -0.5.
+        attention: back-end; `auto` takes the fastest exact one for device and dtype. Not saved with a model.
+        init_std: standard deviation of the encoder's fresh weights (those of heads are 0.02). 0.02 (BERT) suits widths
+            from 512 up.
     """
 
     vocab_size: int = 33
@@ -65,9 +72,12 @@ class EncoderConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "width", "depth", "head_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"encoder.{name} is {getattr(self, name)}; it must be at least 1")
+        for name, most in _LARGEST.items():
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and 1 <= value <= most):
+                raise UserError(f"encoder.{name} is {value!r}; it must be a whole number from 1 to {most:,}")
+        if not (self.init_std > 0 and self.norm_eps > 0):
+            raise UserError("encoder.init_std and encoder.norm_eps must be above 0")
         if self.width % self.head_size:
             raise UserError(f"encoder.width {self.width} is no multiple of encoder.head_size {self.head_size}")
         if self.positions == "rotary" and self.head_size % 2:
@@ -179,8 +189,8 @@ class Encoder(nn.Module):
             x_TD = self.lift(x_TD)
         rotary = self.config.positions == "rotary"
         table = positions.rotary_table(packed.positions, self.frequencies) if rotary else None
-        slopes = None if rotary else positions.alibi_slopes(self.config.heads).to(x_TD.device)
-        attend = attention.plan(packed, self.config.attention, slopes, self._compute_dtype(x_TD))
+        slopes = None if rotary else positions.alibi_slopes(self.config.heads, x_TD.device)
+        attend = attention.plan(packed, self.config.attention, slopes, self.config.head_size, self._compute_dtype(x_TD))
         for block in self.blocks:
             x_TD = block(x_TD, attend, table)
         out: Tensor = self.norm(x_TD)

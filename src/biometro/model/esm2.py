@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -133,9 +132,13 @@ def from_huggingface(folder: Path, config: dict[str, Any]) -> Bundle:
     if single.exists():
         tensors = read_safetensors(single)
     elif (folder / "model.safetensors.index.json").exists():
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        names = sorted(set(index["weight_map"].values()))
-        if any(Path(name).name != name for name in names):
+        try:
+            index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+            names = sorted(set(index["weight_map"].values()))
+            outside = any(Path(name).name != name for name in names)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise UserError(f"{folder}/model.safetensors.index.json: cannot be read ({error})") from error
+        if outside:
             raise UserError(f"{folder}: model.safetensors.index.json names files outside the folder")
         tensors = {k: v for name in names for k, v in read_safetensors(folder / name).items()}
     else:
@@ -154,8 +157,8 @@ def from_huggingface(folder: Path, config: dict[str, Any]) -> Bundle:
             token_dropout=bool(config.get("token_dropout")),
             mask_token=config.get("mask_token_id", PROTEIN.id(PROTEIN.mask)),
         )
-    except KeyError as error:
-        raise UserError(f"{folder}/config.json: {error} is missing") from error
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"{folder}/config.json: is incomplete or wrong ({type(error).__name__}: {error})") from error
     ours = _rename(tensors, _HUGGINGFACE, _HUGGINGFACE_LAYER, "esm.encoder.layer.")
     return _bundle(ours, encoder, folder, {"source": f"Hugging Face folder {folder.name}"})
 
@@ -169,15 +172,22 @@ def from_fair_esm(path: Path) -> Bundle:
         # The checkpoints keep their training options in an argparse.Namespace, which is plain data.
         with torch.serialization.safe_globals([argparse.Namespace]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: is no checkpoint that can be read safely ({reason[:200]})") from error
+    except Exception as error:  # whatever the unpickler stumbles over in a file of unknown origin
+        raise UserError(
+            f"{path}: is no checkpoint that can be read safely: it is damaged, or holds more than tensors and plain "
+            f"values ({type(error).__name__})"
+        ) from error
     state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"{path}: holds no state dict of tensors")
+    if not all(isinstance(name, str) for name in state):
+        raise UserError(f"{path}: holds no state dict of named tensors")
     theirs = {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): tensor for name, tensor in state.items()}
     layers = [int(m[1]) for name in theirs if (m := re.match(r"layers\.(\d+)\.", name))]
     frequencies = [t for name, t in theirs.items() if _FREQUENCIES.search(name)]
+    matrices = ("embed_tokens.weight", "layers.0.fc1.weight")
+    if any(theirs[name].ndim != 2 for name in matrices if name in theirs):
+        raise UserError(f"{path}: weights of the wrong shape")
     if not layers or not frequencies or "embed_tokens.weight" not in theirs or "layers.0.fc1.weight" not in theirs:
         raise UserError(f"{path}: is no ESM-2 checkpoint (ESM-1 and MSA models are not supported)")
     encoder = EncoderConfig(

@@ -22,14 +22,17 @@ def load(model: str | Path) -> Bundle:
         return esm2.from_fair_esm(path).eval()
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is no model folder: it has no config.json") from error
-    except (ValueError, OSError) as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        hint = f" (did you mean {path / 'model'}?)" if (path / "model" / "config.json").exists() else ""
+        raise UserError(f"{path} is no model folder: it has no config.json{hint}") from error
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path / 'config.json'}: cannot be read ({error})") from error
     if not isinstance(config, dict):
         raise UserError(f"{path / 'config.json'}: is not a model configuration")
     if config.get("model_type") == "esm":
         return esm2.from_huggingface(path, config).eval()
+    if "model_type" in config:
+        raise UserError(f"{path}: is a {config['model_type']} model; of Hugging Face folders only ESM-2 can be read")
     return from_folder(path, config).eval()
 
 

@@ -24,10 +24,10 @@ def rotate(x_TnHE: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_TnHE.dtype)
 
 
-def alibi_slopes(heads: int) -> Tensor:
+def alibi_slopes(heads: int, device: torch.device | None = None) -> Tensor:
     """(H,) float32 slopes 2^(-8 i / H), i = 1..H (Press et al. 2022, arXiv 2108.12409), used symmetrically here.
 
     For a number of heads that is no power of two the formula is applied as it stands, which keeps the slopes a
     geometric series between the same ends.
     """
-    return 2.0 ** (-8.0 * torch.arange(1, heads + 1, dtype=torch.float32) / heads)
+    return 2.0 ** (-8.0 * torch.arange(1, heads + 1, dtype=torch.float32, device=device) / heads)

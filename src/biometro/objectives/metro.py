@@ -65,6 +65,9 @@ class MetroConfig:
             raise UserError(f"metro.mask_rate is {self.mask_rate}; it must lie between 0 and 1")
         if self.temperature <= 0:
             raise UserError(f"metro.temperature is {self.temperature}; it must be above 0")
+        for name in ("auxiliary_depth", "auxiliary_width"):
+            if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
+                raise UserError(f"metro.{name} is {getattr(self, name)}; it must be at least 1")
         if min(self.rtd_weight, self.clm_weight) < 0:
             raise UserError("metro.rtd_weight and metro.clm_weight must be at least 0")
 
@@ -142,8 +145,9 @@ class Metro(Objective):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         chosen, letters = batch.targets["chosen"], batch.targets["letters"]
-        masked = torch.tensor(float(chosen.numel()), device=chosen.device)
-        every = torch.tensor(float(letters.numel()), device=chosen.device)
+        # full, not tensor: it fills on the device, where tensor would copy from the host and wait
+        masked = torch.full((), float(chosen.numel()), device=chosen.device)
+        every = torch.full((), float(letters.numel()), device=chosen.device)
         return {
             "aux_loss": masked,
             "rtd_loss": every,
@@ -205,6 +209,15 @@ class Metro(Objective):
             + self.rtd.flops(tokens)
             + self.vocabulary.flops(restored)
         )
+
+    def derive(self, means: dict[str, float]) -> dict[str, float]:
+        """`rtd_gain`: entropy of the share of replaced residues minus the RTD loss, in nats.
+
+        It is what detection knows beyond that share; an RTD loss alone says nothing.
+        """
+        share = torch.tensor(means["replaced"], dtype=torch.float64)
+        entropy = torch.special.entr(share) + torch.special.entr(1 - share)
+        return {"rtd_gain": float(entropy) - means["rtd_loss"]}
 
     def bundle_modules(self) -> dict[str, nn.Module]:
         modules = {

@@ -78,7 +78,7 @@ class MLM(Objective):
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         chosen = batch.targets["chosen"]
-        return {"mlm_loss": torch.tensor(float(chosen.numel()), device=chosen.device)}
+        return {"mlm_loss": torch.full((), float(chosen.numel()), device=chosen.device)}
 
     def forward(self, batch: Batch) -> Terms:
         h_MD = self.encoder(batch.views["masked"])[batch.targets["chosen"]]

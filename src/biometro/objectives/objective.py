@@ -86,20 +86,10 @@ class Objective(nn.Module):
         """Floating-point operations of one forward pass over a clean batch (training costs three times that)."""
         raise NotImplementedError
 
+    def derive(self, means: dict[str, float]) -> dict[str, float]:
+        """Figures that are functions of averaged figures, computed once all sums are in."""
+        return {}
+
     def bundle_modules(self) -> dict[str, nn.Module]:
         """The modules by role that make the model folder."""
         raise NotImplementedError
-
-
-def derive(terms: dict[str, float]) -> dict[str, float]:
-    """Figures that are functions of averaged figures, computed once all sums are in.
-
-    `rtd_gain` is the entropy of the share of replaced tokens minus the RTD loss, in nats: what detection knows
-    beyond that share. An RTD loss alone says nothing.
-    """
-    derived: dict[str, float] = {}
-    if "rtd_loss" in terms and "replaced" in terms:
-        share = torch.tensor(terms["replaced"], dtype=torch.float64)
-        entropy = torch.special.entr(share) + torch.special.entr(1 - share)
-        derived["rtd_gain"] = float(entropy) - terms["rtd_loss"]
-    return derived

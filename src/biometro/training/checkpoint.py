@@ -8,11 +8,13 @@ digests is passed over, said so, and the one before it is used.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -37,11 +39,18 @@ class Progress:
 
 def folders(root: Path) -> list[Path]:
     """Checkpoint folders, oldest first."""
-    return sorted(root.glob("step-*[0-9]"))
+    return sorted((folder for folder in root.glob("step-*") if folder.name[5:].isdigit()), key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name[5:])
 
 
 def save(root: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, keep: int) -> None:
-    """Write a checkpoint and remove all but the newest `keep`. Raises UserError where the disk refuses."""
+    """Write a checkpoint and remove all but the newest `keep`. Raises UserError where the disk refuses.
+
+    Checkpoints of later steps were found damaged when this run began, and are removed as well.
+    """
     weights, _ = distinct_state({"objective": objective})
     moments: dict[str, Tensor] = {}
     for number, state in optimizer.state_dict()["state"].items():
@@ -50,9 +59,11 @@ def save(root: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, pro
     with new_folder(root / f"step-{progress.step:08d}") as work:
         save_file(weights, work / _PARTS[0])
         save_file(moments, work / _PARTS[1])
-        state = {**asdict(progress), "sha256": {name: sha256_of(work / name) for name in _PARTS}}
+        digests = {name: sha256_of(work / name) for name in _PARTS}
+        state = {"progress": asdict(progress), "sha256": digests, "seal": _seal(asdict(progress), digests)}
         (work / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    for old in folders(root)[:-keep]:
+    sound = [folder for folder in folders(root) if _step(folder) <= progress.step]
+    for old in {*folders(root)} - {*sound[-keep:]}:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -69,8 +80,10 @@ def load(
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             damaged = [name for name in _PARTS if sha256_of(folder / name) != state["sha256"][name]]
-            progress = Progress(**{name: state[name] for name in asdict(Progress())})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if state["seal"] != _seal(state["progress"], state["sha256"]):
+                damaged.append("state.json")
+            progress = Progress(**state["progress"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             say(f"{folder.name}: damaged checkpoint passed over ({error})")
             continue
         if damaged:
@@ -81,6 +94,11 @@ def load(
     if found:
         raise UserError(f"{root}: none of its {len(found)} checkpoints is sound; start again in another run folder")
     return None
+
+
+def _seal(progress: dict[str, Any], digests: dict[str, str]) -> str:
+    """Digest of what state.json says."""
+    return hashlib.sha256(json.dumps([progress, digests], sort_keys=True).encode()).hexdigest()
 
 
 def _restore(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -41,10 +41,12 @@ class OptimizerConfig:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise UserError(f"optimizer.lr is {self.lr}; it must be above 0")
         if not 0 < self.decay <= 1 or not 0 <= self.final <= 1:
             raise UserError("optimizer.decay and optimizer.final are shares, between 0 and 1 (decay above 0)")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.eps > 0):
+            raise UserError("optimizer.beta1 and beta2 must be at least 0 and below 1, and optimizer.eps above 0")
         if min(self.warmup, self.weight_decay, self.clip) < 0:
             raise UserError("optimizer.warmup, weight_decay and clip must be at least 0")
 
@@ -72,3 +74,11 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     done = min(done, 1.0)
     share = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done
     return config.lr * (config.final + (1 - config.final) * share)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, steps: int) -> float:
+    """Put every group at the learning rate of this step; gives it."""
+    rate = learning_rate(config, step, steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate

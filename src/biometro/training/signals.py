@@ -18,6 +18,7 @@ class StopRequest:
 
     def __init__(self, max_minutes: float | None):
         self.reason: str | None = None
+        self._interrupts = 0
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._max_minutes = max_minutes
         self._previous: dict[int, object] = {}
@@ -33,7 +34,8 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.reason is not None:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
 

@@ -9,13 +9,14 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
 from biometro.errors import UserError
+from biometro.files import write_file
 
 Row = dict[str, Any]
 TrackerName = Literal["tensorboard", "wandb"]
@@ -32,17 +33,21 @@ class JsonLines:
 
     def __init__(self, path: Path, step: int):
         self.path = path
-        kept = [row for row in read_metrics(path) if row["step"] <= step]
-        self._handle: IO[str] = path.open("w", encoding="utf-8")
-        self.log(kept)
+        write_file(path, "".join(_line(row) for row in read_metrics(path) if row["step"] <= step))
 
     def log(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            self._handle.write(json.dumps({k: _plain(v) for k, v in row.items()}) + "\n")
-        self._handle.flush()
+        try:
+            with self.path.open("a", encoding="utf-8") as handle:
+                handle.write("".join(map(_line, rows)))
+        except OSError as error:
+            raise UserError(f"{self.path}: could not be written ({error.strerror})") from error
 
     def close(self) -> None:
-        self._handle.close()
+        """Nothing is open between calls."""
+
+
+def _line(row: Row) -> str:
+    return json.dumps({name: _plain(value) for name, value in row.items()}) + "\n"
 
 
 def _plain(value: Any) -> Any:
@@ -55,12 +60,12 @@ def read_metrics(path: Path) -> list[Row]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and "step" in row:
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and "split" in row:
             rows.append(row)
     return rows
 
@@ -88,7 +93,7 @@ class WeightsAndBiases:
 
         id_file = run / "wandb-id"
         if not id_file.exists():
-            id_file.write_text(secrets.token_hex(4), encoding="utf-8")
+            write_file(id_file, secrets.token_hex(4))
         try:
             self._run = wandb.init(
                 project=project, name=run.name, id=id_file.read_text(encoding="utf-8"), resume="allow",

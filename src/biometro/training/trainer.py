@@ -21,7 +21,7 @@ from biometro.data.batch import Batch
 from biometro.errors import UserError
 from biometro.model.encoder import Encoder
 from biometro.objectives.corruption import generator_for
-from biometro.objectives.objective import Objective, Terms, derive
+from biometro.objectives.objective import Objective, Terms
 from biometro.training import checkpoint
 from biometro.training import optimizer as optim
 from biometro.training.checkpoint import Progress
@@ -114,35 +114,40 @@ def train(
     device = torch.device(device)
     objective.to(device).train()
     if config.compile == "yes" or (config.compile == "auto" and device.type == "cuda"):
-        for module in objective.modules():
-            if isinstance(module, Encoder):
-                module.compile_blocks()
+        for encoder in (module for module in objective.modules() if isinstance(module, Encoder)):
+            encoder.compile_blocks()
     optimizer = optim.build(objective, config.optimizer)
     root = run / "checkpoints"
     messages: list[str] = []
     progress = checkpoint.load(root, objective, optimizer, messages.append) or Progress()
+    trackers = open_trackers(run, config.track, recipe or {}, progress.step)
     screen = Screen(config.steps, progress.step, quiet)
-    for message in messages:
+    trackers.append(screen)
+    for message in [*messages, f"going on from step {progress.step:,}"] if progress.step else messages:
         screen.say(message)
-    if progress.step:
-        screen.say(f"going on from step {progress.step:,}")
-    trackers: list[Tracker] = [*open_trackers(run, config.track, recipe or {}, progress.step), screen]
-    log = _Log(trackers, config, progress)
+    log = _Log(objective, trackers, config, progress)
     half = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=half)
     valid: Row = {}
 
-    def validate() -> Row:
-        row: Row = {"step": progress.step, "split": "valid"}
-        if validation:
-            with autocast:
-                row |= evaluate(objective, validation, seed, device)
-        log.write([row])
+    def validate(write: bool = True) -> Row:
+        if not validation:
+            return {}
+        with autocast:
+            figures = evaluate(objective, validation, seed, device)
+        row: Row = {"step": progress.step, "split": "valid", **figures}
+        if write:
+            log.write([row])
         return row
 
+    saved = progress.step
+
     def save() -> None:
+        nonlocal saved
         log.flush()  # first, for it refuses a loss that is not finite
-        checkpoint.save(root, objective, optimizer, progress, config.keep)
+        if saved != progress.step:
+            checkpoint.save(root, objective, optimizer, progress, config.keep)
+            saved = progress.step
 
     try:
         with StopRequest(config.max_minutes) as request:
@@ -150,16 +155,14 @@ def train(
                 step = progress.step
                 torch.manual_seed(seed * 1_000_003 + step)  # dropout
                 clean = [source(step * config.accumulate + i) for i in range(config.accumulate)]
-                prepared = []
-                for i, batch in enumerate(clean):
-                    generator = generator_for(device, seed, step * config.accumulate + i)
-                    prepared.append(objective.prepare(batch.to(device), generator))
+                prepared = [
+                    objective.prepare(batch.to(device), generator_for(device, seed, step * config.accumulate + i))
+                    for i, batch in enumerate(clean)
+                ]
                 with autocast:
                     terms = objective.backward(prepared)
                 norm = _clip(objective, config.optimizer.clip)
-                lr = optim.learning_rate(config.optimizer, step, config.steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                lr = optim.set_learning_rate(optimizer, config.optimizer, step, config.steps)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 progress.step += 1
@@ -178,7 +181,7 @@ def train(
                 save()
                 screen.say(f"stopped by {stopped} after step {progress.step:,}; the same command goes on from here")
             elif not valid:  # the run was complete already
-                valid = validate()
+                valid = validate(write=False)
     finally:
         for tracker in trackers:
             tracker.close()
@@ -199,17 +202,17 @@ def evaluate(
             for name, term in objective(objective.prepare(batch.to(device), generator)).items():
                 terms[name] = terms[name] + term if name in terms else term
     objective.train(training)
-    return _averages(terms, {name: (float(term.sum), float(term.count)) for name, term in terms.items()})
+    return _averages(objective, terms, {name: (float(t.sum), float(t.count)) for name, t in terms.items()})
 
 
-def _averages(terms: Terms, sums: dict[str, tuple[float, float]]) -> dict[str, float]:
+def _averages(objective: Objective, terms: Terms, sums: dict[str, tuple[float, float]]) -> dict[str, float]:
     """Means from (sum, count) by name; `loss` is their weighted total. A figure over nothing is NaN, a loss 0."""
     means = {
         name: total / count if count else 0.0 if terms[name].weight is not None else math.nan
         for name, (total, count) in sums.items()
     }
     total = sum(term.weight * means[name] for name, term in terms.items() if term.weight is not None)
-    return {"loss": total, **means, **derive(means)}
+    return {"loss": total, **means, **objective.derive(means)}
 
 
 def _clip(objective: Objective, largest: float) -> torch.Tensor:
@@ -219,8 +222,8 @@ def _clip(objective: Objective, largest: float) -> torch.Tensor:
 class _Log:
     """Collects every step's figures on the device and reads them back together, so that steps do not wait."""
 
-    def __init__(self, trackers: list[Tracker], config: TrainingConfig, progress: Progress):
-        self.trackers, self.config, self.progress = trackers, config, progress
+    def __init__(self, objective: Objective, trackers: list[Tracker], config: TrainingConfig, progress: Progress):
+        self.objective, self.trackers, self.config, self.progress = objective, trackers, config, progress
         self._waiting: list[tuple[Row, Terms, torch.Tensor]] = []
         self._tokens = progress.tokens
         self.restart_clock()
@@ -255,7 +258,7 @@ class _Log:
                 "seconds": began + elapsed * number / len(packed),
                 "tokens_per_s": rate,
                 "grad_norm": values[-1],
-                **_averages(terms, sums),
+                **_averages(self.objective, terms, sums),
             }
             rows.append(row)
         self._waiting.clear()
