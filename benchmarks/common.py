@@ -2,6 +2,7 @@
 
 A rate alone says little on a shared machine, so every figure is a ratio taken inside one round. In a round each
 contender does the same work once, in an order drawn anew, and the fp32 matmul rate is measured before each of them.
+A run during which other processes took more than 5 % of the machine is repeated, while patience lasts.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--patience", type=float, default=120, help="seconds to spend on repeating disturbed runs")
     return parser
 
 
@@ -78,13 +80,25 @@ def matmul_rate(width: int, seconds: float = 0.2) -> float:
     return times * 2 * a.numel() * 4 * width / elapsed
 
 
+def others() -> float:
+    """CPU seconds that processes other than this one have used since the machine started (0 where it does not say)."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, stat.read_text().split(None, 11)[1:11])
+    own = os.times()
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - own.user - own.system
+
+
 @dataclass
 class Rounds:
-    """Of every contender, by round: seconds and what it gave; and the matmul rate of each round in FLOP/s."""
+    """Of every contender, by round: seconds and what it gave; of each round: the matmul rate in FLOP/s and the largest
+    share of the machine that others took in a run."""
 
     seconds: dict[str, dict[int, float]] = field(default_factory=dict)
     results: dict[str, dict[int, Any]] = field(default_factory=dict)
     matmul: list[float] = field(default_factory=list)
+    disturbed: list[float] = field(default_factory=list)
 
     def ratios(self, name: str, to: str) -> list[float]:
         """Time of one contender in units of another's, in each round that has both."""
@@ -104,18 +118,26 @@ def interleave(
     contenders: Mapping[str, Callable[[], Any]], options: argparse.Namespace, width: int, once: str = ""
 ) -> Rounds:
     """Run all contenders in every round, in a new random order; the one named `once` in the first round only."""
-    shuffle = random.Random(options.seed)
+    shuffle, patience = random.Random(options.seed), options.patience
     found = Rounds({name: {} for name in contenders}, {name: {} for name in contenders})
     for number in range(options.rounds):
         names = [name for name in contenders if number == 0 or name != once]
         shuffle.shuffle(names)
-        limits = []
+        limits, shares = [], []
         for name in names:
-            limits.append(matmul_rate(width))
-            began = time.perf_counter()
-            found.results[name][number] = contenders[name]()
-            found.seconds[name][number] = time.perf_counter() - began
+            while True:
+                limit, before, began = matmul_rate(width), others(), time.perf_counter()
+                result = contenders[name]()
+                seconds = time.perf_counter() - began
+                share = (others() - before) / seconds / (os.cpu_count() or 1)
+                if share < 0.05 or patience <= 0:
+                    break
+                patience -= seconds
+            found.results[name][number], found.seconds[name][number] = result, seconds
+            limits.append(limit)
+            shares.append(share)
         found.matmul.append(median(limits))
+        found.disturbed.append(max(shares))
     return found
 
 
@@ -149,6 +171,6 @@ def print_environment(rounds: Rounds, seed: int, *libraries: str) -> None:
     print(
         f"\nfp32 matmul in these rounds: {spread([rate / 1e9 for rate in rounds.matmul], 0)} GFLOP/s; {processor}, "
         f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} of {os.cpu_count()} threads, "
-        f"load {os.getloadavg()[0]:.1f}; seed {seed}; Python {platform.python_version()}, {versions}; "
-        f"{time.strftime('%Y-%m-%d %H:%M %Z')}"
+        f"others took at most {max(rounds.disturbed):.0%}; seed {seed}; Python "
+        f"{platform.python_version()}, {versions}; {time.strftime('%Y-%m-%d %H:%M %Z')}"
     )
