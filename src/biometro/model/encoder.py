@@ -19,6 +19,7 @@ from biometro.data.batch import Packed
 from biometro.errors import UserError
 from biometro.model import attention, positions
 from biometro.model.attention import Attend, Backend
+from biometro.model.linear import Linear, linear_gelu
 
 ESM2_MASK_RATE = 0.15 * 0.8  # share of <mask> tokens in ESM-2's training, which its embeddings are scaled to
 
@@ -107,8 +108,8 @@ class Attention(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.head_size = config.head_size
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.bias)
-        self.out = nn.Linear(config.width, config.width, bias=config.bias)
+        self.qkv = Linear(config.width, 3 * config.width, bias=config.bias)
+        self.out = Linear(config.width, config.width, bias=config.bias)
 
     def forward(self, x_TD: Tensor, attend: Attend, table: tuple[Tensor, Tensor] | None) -> Tensor:
         qkv_T3HE = self.qkv(x_TD).unflatten(-1, (3, -1, self.head_size))
@@ -123,16 +124,15 @@ class FeedForward(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.gated = config.ffn == "swiglu"
-        self.up = nn.Linear(config.width, config.hidden * (2 if self.gated else 1), bias=config.bias)
-        self.down = nn.Linear(config.hidden, config.width, bias=config.bias)
+        self.up = Linear(config.width, config.hidden * (2 if self.gated else 1), bias=config.bias)
+        self.down = Linear(config.hidden, config.width, bias=config.bias)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        h = self.up(x_TD)
         if self.gated:
-            gate, value = h.chunk(2, dim=-1)
+            gate, value = self.up(x_TD).chunk(2, dim=-1)
             h = F.silu(gate) * value
         else:
-            h = F.gelu(h)
+            h = linear_gelu(self.up, x_TD)
         out: Tensor = self.down(h)
         return out
 
@@ -163,7 +163,7 @@ class Encoder(nn.Module):
         self.config = config
         table_width = config.embedding_width or config.width
         self.embedding = nn.Embedding(config.vocab_size, table_width)
-        self.lift = None if table_width == config.width else nn.Linear(table_width, config.width)
+        self.lift = None if table_width == config.width else Linear(table_width, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = make_norm(config)
         self.frequencies: Tensor

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from biometro.model.linear import Linear, linear_gelu
+
 
 @dataclass(frozen=True)
 class VocabularyHeadConfig:
@@ -33,7 +35,7 @@ class VocabularyHead(nn.Module):
         super().__init__()
         self.config = config
         out = config.table_width or config.width
-        self.dense = nn.Linear(config.width, out) if config.dense else None
+        self.dense = Linear(config.width, out) if config.dense else None
         self.norm = nn.LayerNorm(out, eps=config.norm_eps) if config.dense else None
         self.bias = nn.Parameter(Tensor(config.vocab_size).zero_())
         if not config.dense and out != config.width:
@@ -44,7 +46,7 @@ class VocabularyHead(nn.Module):
 
     def forward(self, h_TD: Tensor, table_VD: Tensor) -> Tensor:
         if self.dense is not None and self.norm is not None:
-            h_TD = self.norm(F.gelu(self.dense(h_TD)))
+            h_TD = self.norm(linear_gelu(self.dense, h_TD))
         return F.linear(h_TD, table_VD, self.bias)
 
     def flops(self, tokens: int) -> float:
@@ -72,7 +74,7 @@ class TokenHead(nn.Module):
     def __init__(self, config: TokenHeadConfig):
         super().__init__()
         self.config = config
-        self.dense = nn.Linear(config.width, config.width) if config.dense else None
+        self.dense = Linear(config.width, config.width) if config.dense else None
         self.out = nn.Linear(config.width, config.outputs)
         for layer in (self.dense, self.out):
             if layer is not None:
@@ -81,7 +83,7 @@ class TokenHead(nn.Module):
 
     def forward(self, h_TD: Tensor) -> Tensor:
         if self.dense is not None:
-            h_TD = F.gelu(self.dense(h_TD))
+            h_TD = linear_gelu(self.dense, h_TD)
         out: Tensor = self.out(h_TD)
         return out
 

@@ -1,0 +1,71 @@
+"""Linear layers at the speed the CPU has.
+
+torch sends float32 products to MKL, which leaves half the speed of AMD processors with AVX-512 unused; oneDNN, which
+torch carries as well, does not (`benchmarks/embed.py`), and it adds the bias and GELU on the way. Same arithmetic,
+float32 throughout. On other devices and dtypes, under autocast and in compiled code this is `nn.Linear`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _onednn(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.numel() > 0
+        and torch.backends.mkldnn.is_available()
+        and torch._C._get_mkldnn_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _product(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, then: str = "none") -> Tensor:
+    """x W^T + b, and exact (erf) GELU after it where `then` is gelu."""
+    algorithm = "none" if then == "gelu" else ""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x_TI, weight_OI, bias_O, then, [], algorithm)
+    return out
+
+
+class _Differentiable(torch.autograd.Function):
+    """The product with its gradient, all three products by oneDNN."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_TI, weight_OI)
+        ctx.with_bias = bias_O is not None
+        return _product(x_TI, weight_OI, bias_O)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x_TI, weight_OI = ctx.saved_tensors
+        (grad_TO,) = gradients
+        grad_x = _product(grad_TO, weight_OI.t(), None) if ctx.needs_input_grad[0] else None
+        grad_weight = _product(grad_TO.t(), x_TI.t(), None) if ctx.needs_input_grad[1] else None
+        grad_bias = grad_TO.sum(0) if ctx.with_bias and ctx.needs_input_grad[2] else None
+        return grad_x, grad_weight, grad_bias
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` on (T, in) vectors; see the file's head."""
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        if not _onednn(x_TI):
+            return F.linear(x_TI, self.weight, self.bias)
+        if torch.is_grad_enabled():
+            out: Tensor = _Differentiable.apply(x_TI, self.weight, self.bias)
+            return out
+        return _product(x_TI, self.weight, self.bias)
+
+
+def linear_gelu(layer: nn.Module, x_TI: Tensor) -> Tensor:
+    """GELU of a linear layer's output, in one pass over memory where nothing must be kept for a gradient."""
+    if isinstance(layer, Linear) and not torch.is_grad_enabled() and _onednn(x_TI):
+        return _product(x_TI, layer.weight, layer.bias, then="gelu")
+    return F.gelu(layer(x_TI))

@@ -1,0 +1,48 @@
+"""Our linear layer is torch's, whichever library multiplies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from biometro.model.linear import Linear, linear_gelu
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [0, 1, 3, 257])
+def test_values_and_gradients_are_those_of_torch(rows: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = Linear(48, 80, bias=bias)
+    x = torch.randn(rows, 48, requires_grad=True)
+    y = torch.randn(rows, 48, dtype=torch.float64).copy_(x.detach()).requires_grad_()
+    weight = layer.weight.detach().double().requires_grad_()
+    offset = layer.bias.detach().double().requires_grad_() if bias else None
+    probe = torch.randn(rows, 80)
+    out, expected = layer(x), F.linear(y, weight, offset)
+    (out * probe).sum().backward()
+    (expected * probe).sum().backward()
+    torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(x.grad.double(), y.grad, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer.weight.grad.double(), weight.grad, atol=1e-4, rtol=1e-5)
+    if bias:
+        torch.testing.assert_close(layer.bias.grad.double(), offset.grad, atol=1e-4, rtol=1e-5)
+
+
+def test_gelu_on_the_way_is_the_exact_one() -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(48, 80), 3 * torch.randn(100, 48)
+    expected = F.gelu(F.linear(x.double(), layer.weight.double(), layer.bias.double()))
+    torch.testing.assert_close(linear_gelu(layer, x).double(), expected, atol=1e-5, rtol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(linear_gelu(layer, x).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_frozen_weights_get_no_gradient_and_autocast_is_obeyed() -> None:
+    layer = Linear(8, 8)
+    layer.weight.requires_grad_(False)
+    x = torch.randn(5, 8, requires_grad=True)
+    layer(x).sum().backward()
+    assert layer.weight.grad is None and x.grad is not None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
