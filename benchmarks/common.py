@@ -1,7 +1,7 @@
 """What the benchmarks share: real sequences, the shapes of ESM-2, interleaved clocks, one table.
 
 A rate alone says little on a shared machine, so every figure is a ratio taken inside one round. In a round each
-contender does the same work once, in an order drawn anew, and the fp32 matmul rate is measured before each of them.
+contender does the same work once, in an order drawn anew, and the fp32 matmul rate is taken before each of them.
 A run during which other processes took more than 5 % of the machine is repeated, while patience lasts.
 """
 
@@ -70,14 +70,25 @@ def esm(shape: Shape, folder: str | Path) -> tuple[Any, Any]:
     return transformers.EsmForMaskedLM(config), transformers.EsmTokenizer(str(Path(folder) / "vocab.txt"))
 
 
-def matmul_rate(width: int, seconds: float = 0.2) -> float:
-    """FLOP/s of fp32 (2048, width) x (width, 4 width): the machine's limit at this minute, for this shape."""
-    a, b = torch.randn(2048, width), torch.randn(width, 4 * width)
-    out, times, began = a @ b, 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < seconds:
-        torch.mm(a, b, out=out)
-        times += 1
-    return times * 2 * a.numel() * 4 * width / elapsed
+def matmul_rates(width: int, seconds: float = 0.1) -> tuple[float, float]:
+    """FLOP/s of fp32 (2048, width) x (width, 4 width) by torch.mm (MKL) and by oneDNN, which torch carries as well.
+
+    The faster one is the machine's limit at this minute, for this shape; which one that is depends on the processor.
+    """
+    x, weight = torch.randn(2048, width), torch.randn(4 * width, width)
+    transposed, out = weight.t().contiguous(), torch.empty(2048, 4 * width)
+    products: list[Callable[[], Any]] = [lambda: torch.mm(x, transposed, out=out)]
+    if torch.backends.mkldnn.is_available():
+        products.append(lambda: torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], ""))
+    rates = []
+    for product in products:
+        product()
+        times, began = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - began) < seconds:
+            product()
+            times += 1
+        rates.append(times * 2 * x.numel() * 4 * width / elapsed)
+    return rates[0], rates[-1]
 
 
 def others() -> float:
@@ -92,12 +103,12 @@ def others() -> float:
 
 @dataclass
 class Rounds:
-    """Of every contender, by round: seconds and what it gave; of each round: the matmul rate in FLOP/s and the largest
-    share of the machine that others took in a run."""
+    """Of every contender, by round: seconds and what it gave; of each round: the two matmul rates, and the largest share
+    of the machine that others took in a run."""
 
     seconds: dict[str, dict[int, float]] = field(default_factory=dict)
     results: dict[str, dict[int, Any]] = field(default_factory=dict)
-    matmul: list[float] = field(default_factory=list)
+    matmul: list[tuple[float, float]] = field(default_factory=list)
     disturbed: list[float] = field(default_factory=list)
 
     def ratios(self, name: str, to: str) -> list[float]:
@@ -111,7 +122,7 @@ class Rounds:
 
     def fraction(self, name: str, flops: float) -> float:
         """Median share of the matmul limit of the same round."""
-        return median(flops / s / self.matmul[r] for r, s in self.seconds[name].items())
+        return median(flops / s / max(self.matmul[r]) for r, s in self.seconds[name].items())
 
 
 def interleave(
@@ -126,7 +137,7 @@ def interleave(
         limits, shares = [], []
         for name in names:
             while True:
-                limit, before, began = matmul_rate(width), others(), time.perf_counter()
+                limit, before, began = matmul_rates(width), others(), time.perf_counter()
                 result = contenders[name]()
                 seconds = time.perf_counter() - began
                 share = (others() - before) / seconds / (os.cpu_count() or 1)
@@ -136,7 +147,7 @@ def interleave(
             found.results[name][number], found.seconds[name][number] = result, seconds
             limits.append(limit)
             shares.append(share)
-        found.matmul.append(median(limits))
+        found.matmul.append((median(mkl for mkl, _ in limits), median(onednn for _, onednn in limits)))
         found.disturbed.append(max(shares))
     return found
 
@@ -168,8 +179,9 @@ def print_environment(rounds: Rounds, seed: int, *libraries: str) -> None:
     models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     processor = models[0].split(": ")[1] if models else platform.machine()
     versions = ", ".join(f"{name} {version(name)}" for name in ("biometro", "torch", "numpy", *libraries))
+    mkl, onednn = ([rate / 1e9 for rate in rates] for rates in zip(*rounds.matmul, strict=True))
     print(
-        f"\nfp32 matmul in these rounds: {spread([rate / 1e9 for rate in rounds.matmul], 0)} GFLOP/s; {processor}, "
+        f"\nfp32 matmul in these rounds, GFLOP/s: torch.mm {spread(mkl, 0)}, oneDNN {spread(onednn, 0)}; {processor}, "
         f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} of {os.cpu_count()} threads, "
         f"others took at most {max(rounds.disturbed):.0%}; seed {seed}; Python "
         f"{platform.python_version()}, {versions}; {time.strftime('%Y-%m-%d %H:%M %Z')}"
