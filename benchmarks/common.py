@@ -103,8 +103,10 @@ def others() -> float:
 
 @dataclass
 class Rounds:
-    """Of every contender, by round: seconds and what it gave; of each round: the two matmul rates, and the largest share
-    of the machine that others took in a run."""
+    """Of every contender, by round: seconds and what it gave.
+
+    Of each round: the two matmul rates, and the largest share of the machine that others took in a run.
+    """
 
     seconds: dict[str, dict[int, float]] = field(default_factory=dict)
     results: dict[str, dict[int, Any]] = field(default_factory=dict)
