@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biometro.alphabet import PROTEIN
-from biometro.data.corpus import Corpus, CorpusBuilder
+from biometro.data import builder
+from biometro.data.corpus import Corpus
 from biometro.data.splits import by_hash
+from biometro.data.spool import Spool
 from biometro.errors import UserError
 from biometro.files import new_folder
 from biometro.jobs.prepare import prepare
@@ -21,12 +23,16 @@ from biometro.jobs.prepare import prepare
 SEQUENCES = st.lists(st.text("ACDEFGHIKLMNPQRSTVWYX", min_size=1, max_size=30), min_size=1, max_size=60)
 
 
-def build(folder: Path, sequences: list[str], valid: float = 0.3, spool_bytes: int = 1 << 20) -> Corpus:
+def build(
+    folder: Path, sequences: list[str], valid: float = 0.3, buffer_bytes: int = 1 << 20, spools: int = 1
+) -> Corpus:
+    parts = [Spool(folder.parent / f"{folder.name}-{i}", PROTEIN, buffer_bytes=buffer_bytes) for i in range(spools)]
+    for number, sequence in enumerate(sequences):
+        parts[number % spools].add(sequence.encode())
+    for part in parts:
+        part.flush()
     with new_folder(folder) as work:
-        builder = CorpusBuilder(work, PROTEIN, spool_bytes=spool_bytes)
-        for sequence in sequences:
-            builder.add(sequence.encode())
-        builder.finish(lambda digests: by_hash(digests, valid), {})
+        builder.build(work, [part.folder for part in parts], PROTEIN, lambda digests: by_hash(digests, valid), {})
     return Corpus.open(folder)
 
 
@@ -48,7 +54,7 @@ def test_a_corpus_is_the_set_of_its_sequences(
     except UserError as error:  # everything was held out, by chance
         assert "left to train on" in str(error)
         return
-    two = build(folder / "two", shuffled, spool_bytes=1)  # every sequence goes through the disk
+    two = build(folder / "two", shuffled, buffer_bytes=1, spools=3)
     train, valid = contents(one, "train"), contents(one, "valid")
     assert sorted(train + valid) == sorted(set(sequences))
     assert (train, valid) == (contents(two, "train"), contents(two, "valid"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,9 +13,11 @@ from rich.table import Table
 import biometro
 from biometro.alphabet import PROTEIN, ResiduePolicy
 from biometro.data import splits
-from biometro.data.corpus import Corpus, CorpusBuilder
+from biometro.data.builder import build
+from biometro.data.corpus import Corpus
 from biometro.data.intake import Account, clean
 from biometro.data.sources import Format, ReadOptions, expand
+from biometro.data.spool import Spool
 from biometro.errors import UserError
 from biometro.files import new_folder
 
@@ -72,17 +75,21 @@ def prepare(
     sources = expand(data, options)
     account, began = Account(), time.perf_counter()
     with new_folder(folder) as work:
-        builder = CorpusBuilder(work, PROTEIN)
+        spool = Spool(work / "spool", PROTEIN)
         for record, letters in clean(sources, options, residues, account, min_length=min_length, max_length=max_length):
             held_out = splits.given(record.split)
             if split_column is not None and held_out is None:
                 account.drop("neither train nor valid in the split column", record)
             else:
-                builder.add(letters, held_out)
-        if builder.sequences == 0:
+                spool.add(letters, held_out)
+        if spool.sequences == 0:
             reasons = "; ".join(f"{reason}: {count:,}" for reason, count in account.dropped.items())
             raise UserError(f"no sequence is left of {account.read:,} ({reasons})")
-        info = builder.finish(
+        spool.flush()
+        info = build(
+            work,
+            [spool.folder],
+            PROTEIN,
             lambda digests: splits.by_hash(digests, valid),
             {
                 "intake": account.to_json(),
@@ -99,6 +106,7 @@ def prepare(
                 "version": biometro.__version__,
             },
         )
+        shutil.rmtree(spool.folder)
     corpus = Corpus.open(folder)
     _report(corpus, info["duplicates"], account, residues, time.perf_counter() - began)
     return corpus

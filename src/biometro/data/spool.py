@@ -1,0 +1,86 @@
+"""Where cleaned sequences wait, by content, until duplicates have met.
+
+    letters ─▶ (digest, length, side, tokens) in 256 buckets by digest ─▶ per bucket: sort, drop duplicates
+
+A spool is a folder of buckets on the disk with a buffer in memory. Several of them, filled by different processes or
+machines, are read as one: equal sequences fall into the same bucket wherever they were read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from biometro.alphabet import Alphabet
+
+BUCKETS = 256
+DIGEST_BYTES = 16
+ENTRY = np.dtype([("digest", np.uint8, (DIGEST_BYTES,)), ("length", "<u4"), ("side", np.uint8)])
+BY_DIGEST, TRAIN, VALID = 0, 1, 2  # on which side of the split a sequence falls
+
+
+class Spool:
+    """Sequences by bucket.
+
+    Args:
+        folder: made if it is not there; buckets found in it are added to.
+        alphabet: of the sequences.
+        buffer_bytes: memory that may be used before sequences go to the disk.
+    """
+
+    def __init__(self, folder: Path, alphabet: Alphabet, *, buffer_bytes: int = 256 << 20):
+        self.folder, self.alphabet, self.buffer_bytes = folder, alphabet, buffer_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+        self._entries = [bytearray() for _ in range(BUCKETS)]
+        self._tokens = [bytearray() for _ in range(BUCKETS)]
+        self._waiting = 0
+        self.sequences = 0
+
+    def add(self, letters: bytes, held_out: bool | None = None) -> None:
+        """One sequence in letters of the alphabet. `held_out` None leaves the split to its digest; a sequence that
+        comes twice and is held out once is held out."""
+        digest = hashlib.blake2b(letters, digest_size=DIGEST_BYTES).digest()
+        tokens = self.alphabet.encode(letters)
+        bucket = digest[0]
+        side = BY_DIGEST if held_out is None else VALID if held_out else TRAIN
+        self._entries[bucket] += digest + len(letters).to_bytes(4, "little") + bytes([side])
+        self._tokens[bucket] += tokens.tobytes()
+        self.sequences += 1
+        self._waiting += len(letters) + ENTRY.itemsize
+        if self._waiting > self.buffer_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write to the disk what waits in memory; call it at the end."""
+        for bucket in range(BUCKETS):
+            for kind, buffer in (("entries", self._entries[bucket]), ("tokens", self._tokens[bucket])):
+                if buffer:
+                    with (self.folder / f"{kind}-{bucket:03d}").open("ab") as handle:
+                        handle.write(buffer)
+                    buffer.clear()
+        self._waiting = 0
+
+
+def unique_sequences(spools: Sequence[Path], bucket: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """The distinct sequences of one bucket of all spools, by digest.
+
+    Gives their entries (n,), where each starts (n,), all tokens of the bucket, and how many sequences were read.
+    """
+    entries = np.frombuffer(_joined(spools, "entries", bucket), dtype=ENTRY)
+    tokens = np.frombuffer(_joined(spools, "tokens", bucket), dtype=np.uint8)
+    starts = np.cumsum(entries["length"], dtype=np.int64) - entries["length"]
+    words = np.ascontiguousarray(entries["digest"]).view(">u8").reshape(-1, 2)
+    order = np.lexsort((VALID - entries["side"], words[:, 1], words[:, 0]))
+    sorted_words = words[order]
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = (sorted_words[1:] != sorted_words[:-1]).any(axis=1)
+    kept = order[first]
+    return entries[kept], starts[kept], tokens, len(entries)
+
+
+def _joined(spools: Sequence[Path], kind: str, bucket: int) -> bytes:
+    files = (spool / f"{kind}-{bucket:03d}" for spool in spools)
+    return b"".join(file.read_bytes() for file in files if file.exists())
