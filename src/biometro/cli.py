@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, auto_parser
 
-from biometro.errors import UserError
+from biometro.errors import EchoedError, UserError
 from biometro.jobs.embed import embed
 from biometro.jobs.export import export
 from biometro.jobs.prepare import prepare
@@ -32,14 +33,19 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job; gives the exit status: 0 done, 1 a mistake that the message explains, 2 a wrong option,
-    75 stopped early by a signal or a time limit (the same command goes on), 130 interrupted."""
+    75 stopped early by a signal or a time limit (the same command goes on), 130 interrupted. Under torchrun, which
+    would start the ranks again, a stop gives 0 (`pretrain` tells how to know)."""
+    parallel = os.environ.get("WORLD_SIZE", "1") != "1"
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
     in_main = threading.current_thread() is threading.main_thread()
     before = {n: signal.signal(n, _terminate) for n in (signal.SIGTERM, signal.SIGUSR1)} if in_main else {}
     try:
         result = _run(arguments)
     except UserError as error:
-        print(f"biometro: {error}", file=sys.stderr)
+        if not isinstance(error, EchoedError):
+            print(f"biometro: {error}", file=sys.stderr, flush=True)
+        if parallel:  # threads of this rank may wait for ranks that are gone
+            os._exit(1)
         return 1
     except KeyboardInterrupt:
         print("biometro: interrupted", file=sys.stderr)
@@ -50,9 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if isinstance(result, Outcome) and result.stopped is not None:
-        return EXIT_STOPPED
-    return 0
+    stopped = isinstance(result, Outcome) and result.stopped is not None
+    return EXIT_STOPPED if stopped and "TORCHELASTIC_RUN_ID" not in os.environ else 0
 
 
 class _Parser(ArgumentParser):

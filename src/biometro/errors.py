@@ -3,3 +3,7 @@
 
 class UserError(Exception):
     """Something outside the program is wrong; the text says what, where, and what to do."""
+
+
+class EchoedError(UserError):
+    """The error of another rank, which has said it already: ends this process too, silently."""

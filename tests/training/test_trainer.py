@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,10 +30,12 @@ from biometro.objectives.mlm import MLM
 from biometro.objectives.objective import Objective
 from biometro.training import checkpoint
 from biometro.training.optimizer import OptimizerConfig, build, learning_rate
+from biometro.training.parallel import World
 from biometro.training.tracking import read_metrics
 from biometro.training.trainer import Outcome, TrainingConfig, train
 
 ENCODER = EncoderConfig(width=32, depth=3, head_size=16, dropout=0.1)
+FILE = "shard-00001-model-00001-of-00001.safetensors"
 CONFIG = TrainingConfig(
     steps=20, accumulate=2, checkpoint_every=5, valid_every=10, track=[], optimizer=OptimizerConfig(lr=3e-3, warmup=5)
 )
@@ -61,10 +64,12 @@ def run_to(folder: Path, config: TrainingConfig, kind: str = "metro", objective:
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    newest = checkpoint.folders(folder / "checkpoints")[-1]
-    return load_file(newest / "model.safetensors") | {
-        f"optimizer.{k}": v for k, v in load_file(newest / "optimizer.safetensors").items()
-    }
+    return load_file(checkpoint.folders(folder / "checkpoints")[-1] / FILE)
+
+
+def restored(root: Path, say: Callable[[str], None]) -> checkpoint.Progress | None:
+    objective = fresh()
+    return checkpoint.Checkpoints(root, objective, build(objective, CONFIG.optimizer), World(), 2).load(say)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -100,15 +105,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(tmp_path:
     shutil.copytree(tmp_path / "whole", tmp_path / "hurt")
     newest = checkpoint.folders(tmp_path / "hurt" / "checkpoints")
     assert [f.name for f in newest] == ["step-00000015", "step-00000020"]
-    path = newest[-1] / "model.safetensors"
+    path = newest[-1] / FILE
     data = bytearray(path.read_bytes())
     data[-5] ^= 255
     path.write_bytes(bytes(data))
     said: list[str] = []
-    objective = fresh()
-    progress = checkpoint.load(newest[-1].parent, objective, build(objective, CONFIG.optimizer), said.append)
+    progress = restored(newest[-1].parent, said.append)
     assert progress is not None and progress.step == 15
-    assert said == ["step-00000020: damaged checkpoint passed over (digest of model.safetensors differs)"]
+    assert said == [f"step-00000020: damaged checkpoint passed over (digest of {FILE} differs)"]
     run_to(tmp_path / "hurt", CONFIG)
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "hurt"))
     for folder in checkpoint.folders(tmp_path / "hurt" / "checkpoints"):
@@ -143,11 +147,10 @@ def test_a_disk_that_refuses_leaves_the_checkpoints_before_it(tmp_path: Path) ->
 def test_retention_never_keeps_a_damaged_checkpoint_in_place_of_a_sound_one(tmp_path: Path) -> None:
     run_to(tmp_path / "r", replace(CONFIG, steps=10))
     root = tmp_path / "r" / "checkpoints"
-    (checkpoint.folders(root)[-1] / "optimizer.safetensors").write_bytes(b"")
+    (checkpoint.folders(root)[-1] / FILE).write_bytes(b"")
     run_to(tmp_path / "r", replace(CONFIG, steps=8, checkpoint_every=4, keep=1))
     assert [folder.name for folder in checkpoint.folders(root)] == ["step-00000008"]
-    objective = fresh()
-    progress = checkpoint.load(root, objective, build(objective, CONFIG.optimizer), pytest.fail)
+    progress = restored(root, pytest.fail)
     assert progress is not None and progress.step == 8
 
 
@@ -158,8 +161,7 @@ def test_a_step_number_changed_by_hand_is_damage(tmp_path: Path) -> None:
     state["progress"]["step"] = 17
     (newest / "state.json").write_text(json.dumps(state))
     said: list[str] = []
-    objective = fresh()
-    progress = checkpoint.load(newest.parent, objective, build(objective, CONFIG.optimizer), said.append)
+    progress = restored(newest.parent, said.append)
     assert progress is not None and progress.step == 5 and "state.json" in said[0]
 
 
@@ -176,8 +178,15 @@ def test_training_on_cuda_goes_on_and_is_near_the_cpu(tmp_path: Path) -> None:
     source = loader()
     for name, device in (("cpu", "cpu"), ("gpu", "cuda")):
         (tmp_path / name).mkdir()
-        train(fresh("mlm"), source.batch, replace(config, steps=10), tmp_path / name, device=device, quiet=True)
-        train(fresh("mlm"), source.batch, config, tmp_path / name, device=device, quiet=True)
+        train(
+            fresh("mlm"),
+            source.batch,
+            replace(config, steps=10),
+            tmp_path / name,
+            world=World(device=torch.device(device)),
+            quiet=True,
+        )
+        train(fresh("mlm"), source.batch, config, tmp_path / name, world=World(device=torch.device(device)), quiet=True)
     rows = read_metrics(tmp_path / "gpu" / "metrics.jsonl")
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, 21))
     assert rows[-1]["loss"] < rows[0]["loss"]
@@ -188,7 +197,15 @@ def test_training_on_cuda_goes_on_and_is_near_the_cpu(tmp_path: Path) -> None:
 def test_bfloat16_and_compiled_training_on_cuda(tmp_path: Path, kind: str) -> None:
     (tmp_path / "r").mkdir()
     source = loader()
-    train(fresh(kind), source.batch, CONFIG, tmp_path / "r", device="cuda", validation=[source.batch(0)], quiet=True)
+    train(
+        fresh(kind),
+        source.batch,
+        CONFIG,
+        tmp_path / "r",
+        world=World(device=torch.device("cuda")),
+        validation=[source.batch(0)],
+        quiet=True,
+    )
     rows = [row for row in read_metrics(tmp_path / "r" / "metrics.jsonl") if row["split"] == "train"]
     assert len(rows) == 20 and rows[-1]["loss"] < rows[0]["loss"]
 

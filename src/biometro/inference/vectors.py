@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biometro.errors import UserError
-from biometro.files import new_file
+from biometro.files import new_file, safetensors_header
 
 SUFFIXES = (".parquet", ".npz", ".safetensors")
 
@@ -130,19 +130,12 @@ def _join_npz(parts: Sequence[Path], work: Path, width: int, per_residue: bool, 
 def _join_safetensors(parts: Sequence[Path], work: Path, width: int, per_residue: bool, about: dict[str, str]) -> None:
     ids, offsets, count = _layout(parts, per_residue)
     names = np.frombuffer(json.dumps(ids).encode(), dtype=np.uint8)
-    entries: list[tuple[str, str, list[int], int]] = [("embeddings", "F32", [count, width], 4 * count * width)]
+    entries = {"embeddings": ("F32", [count, width], 4 * count * width)}
     if per_residue:
-        entries.append(("offsets", "I64", [len(offsets)], offsets.nbytes))
-    entries.append(("ids_json", "U8", [len(names)], names.nbytes))
-    header: dict[str, Any] = {"__metadata__": about}
-    place = 0
-    for name, dtype, shape, size in entries:
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [place, place + size]}
-        place += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+        entries["offsets"] = ("I64", [len(offsets)], offsets.nbytes)
+    entries["ids_json"] = ("U8", [len(names)], names.nbytes)
     with work.open("wb") as handle:
-        handle.write(len(text).to_bytes(8, "little") + text)
+        handle.write(safetensors_header(entries, about))
         for part in parts:
             handle.write(_flat(part, per_residue).tobytes())
         if per_residue:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,21 +15,25 @@ import yaml
 from rich.console import Console
 
 import biometro
+from biometro.data.batch import Batch
 from biometro.data.corpus import Corpus
 from biometro.data.loader import Loader, PackingConfig
-from biometro.device import pick_device
 from biometro.errors import UserError
 from biometro.evaluation.report import write_report
-from biometro.files import write_file
+from biometro.files import locked, write_file
 from biometro.inference.embed import Embedder
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import EncoderConfig
+from biometro.model.load import load
 from biometro.objectives.metro import Metro, MetroConfig
 from biometro.objectives.mlm import MLM, MLMConfig
 from biometro.objectives.objective import Objective
-from biometro.training import checkpoint
+from biometro.training import checkpoint, parallel
+from biometro.training.checkpoint import stored_weights
+from biometro.training.parallel import World
+from biometro.training.signals import StopRequest
 from biometro.training.tracking import read_metrics
-from biometro.training.trainer import FREE_TO_CHANGE, Outcome, TrainingConfig, train
+from biometro.training.trainer import EXIT_STOPPED, FREE_TO_CHANGE, Outcome, TrainingConfig, train
 
 _MAP_SEQUENCES = 1000  # held-out sequences in the report's map
 _DIGEST_LINE = "# corpus "  # how recipe.yaml begins: the corpus is no option, but belongs to the run
@@ -51,7 +56,8 @@ def pretrain(
 
     Leaves in the run folder: recipe.yaml (all options as resolved), metrics.jsonl (one row a step), checkpoints/,
     model/ (the model folder) and report.html. Ends with exit status 75 where a signal (SIGTERM, SIGINT, SIGUSR1) or
-    the time limit stopped it early.
+    the time limit stopped it early. Started by torchrun, all its ranks train one model; torchrun would start again what
+    ends with 75, so they end with 0 then, and the file exit-status in the run folder holds the 75.
 
     Args:
         data: corpus folder, made by `prepare`.
@@ -69,46 +75,80 @@ def pretrain(
     Returns how it ended. Raises UserError for a folder that is no corpus or does not fit its digests, a run folder
     that cannot be written, or one that was begun with other options.
     """
-    place = pick_device(device)
-    corpus = Corpus.open(data)
-    corpus.verify()
-    alphabet = corpus.alphabet
-    counts = corpus.info["splits"]["train"]["token_counts"]
-    if not any(counts[number] for number in alphabet.standard_ids):
-        raise UserError(f"{data}: no standard residue in it, so there is nothing to predict")
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed is {seed}; it must lie between 0 and {2**32 - 1}")
-    encoder = dataclasses.replace(encoder, vocab_size=alphabet.size, mask_token=alphabet.id(alphabet.mask))
-    parts: dict[str, Any] = {"encoder": encoder, "metro": metro, "mlm": mlm, "packing": packing, "training": training}
-    recipe: dict[str, Any] = {"data": data, "run": run, "objective": objective}
-    recipe |= {name: dataclasses.asdict(part) for name, part in parts.items()}
-    recipe |= {"seed": seed, "device": device, "report": report}
-    loader = Loader(corpus.split("train"), alphabet, packing, seed)
-    held_out = corpus.split("valid")
-    validation = []
-    if len(held_out):
-        valid_loader = Loader(held_out, alphabet, dataclasses.replace(packing, reverse=0.0), seed)
-        count = min(training.valid_batches, valid_loader.batches_per_epoch)
-        validation = [valid_loader.batch(number) for number in range(count)]
-    torch.manual_seed(seed)
-    goal: Objective = Metro(encoder, alphabet, metro) if objective == "metro" else MLM(encoder, alphabet, mlm)
+    with (
+        parallel.join(device, training.parallel.timeout_minutes) as world,
+        StopRequest(training.max_minutes) as request,
+    ):
+        corpus = Corpus.open(data)
+        world.first(corpus.verify)
+        alphabet = corpus.alphabet
+        counts = corpus.info["splits"]["train"]["token_counts"]
+        if not any(counts[number] for number in alphabet.standard_ids):
+            raise UserError(f"{data}: no standard residue in it, so there is nothing to predict")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed is {seed}; it must lie between 0 and {2**32 - 1}")
+        encoder = dataclasses.replace(encoder, vocab_size=alphabet.size, mask_token=alphabet.id(alphabet.mask))
+        parts = {"encoder": encoder, "metro": metro, "mlm": mlm, "packing": packing, "training": training}
+        recipe: dict[str, Any] = {"data": data, "run": run, "objective": objective}
+        recipe |= {name: dataclasses.asdict(part) for name, part in parts.items()}  # type: ignore[call-overload]
+        recipe |= {"seed": seed, "device": device, "report": report}
+        loader = Loader(corpus.split("train"), alphabet, packing, seed)
+        validation = _validation(corpus, packing, seed, training.valid_batches)
+        torch.manual_seed(seed)
+        goal: Objective = Metro(encoder, alphabet, metro) if objective == "metro" else MLM(encoder, alphabet, mlm)
 
-    folder = Path(run)
-    _begin(folder, recipe, corpus.digest)  # after all that may still refuse the options
-    outcome = train(goal, loader.batch, training, folder, seed=seed, device=place, validation=validation, recipe=recipe)
-    bundle = Bundle(alphabet, goal.bundle_modules(), recipe=recipe, crop=packing.crop)
-    bundle.facts = _facts(corpus, goal, outcome, objective, training, place)
-    bundle.save(folder / "model")
-    made = f"model: {folder / 'model'}"
-    if report and outcome.stopped is None:  # a run that was stopped has little time left
-        _report(folder, corpus, bundle, place)
-        made += f", report: {folder / 'report.html'}"
-    Console(stderr=True).print(made, highlight=False, soft_wrap=True)
+        folder = Path(run)
+        with ExitStack() as held:  # after all that may still refuse the options
+            world.first(lambda: _begin(folder, recipe, corpus.digest, held))
+            outcome = train(
+                goal, loader.batch, training, folder, seed=seed, world=world, validation=validation, recipe=recipe,
+                request=request,
+            )  # fmt: skip
+            if world.leads:
+                facts = _facts(corpus, goal, outcome, objective, training, world)
+                bundle = Bundle(alphabet, goal.bundle_modules(), recipe=recipe, facts=facts, crop=packing.crop)
+                # A run that was stopped has little time left; the next one draws the report.
+                drawn = report and outcome.stopped is None and request.reason is None
+                _leave(folder, corpus, goal, bundle, world, drawn)
+                if report and not drawn and outcome.stopped is None:
+                    outcome = dataclasses.replace(outcome, stopped=request.reason)
+                write_file(folder / "exit-status", f"{0 if outcome.stopped is None else EXIT_STOPPED}\n")
     return outcome
 
 
-def _begin(folder: Path, recipe: dict[str, Any], corpus_digest: str) -> None:
-    """Make the run folder and its recipe, or see that it was begun with the same options on the same corpus."""
+def _validation(corpus: Corpus, packing: PackingConfig, seed: int, most: int) -> list[Batch]:
+    """The first held-out micro-batches, read forwards."""
+    held_out = corpus.split("valid")
+    if not len(held_out):
+        return []
+    loader = Loader(held_out, corpus.alphabet, dataclasses.replace(packing, reverse=0.0), seed)
+    return [loader.batch(number) for number in range(min(most, loader.batches_per_epoch))]
+
+
+def _leave(folder: Path, corpus: Corpus, goal: Objective, bundle: Bundle, world: World, report: bool) -> None:
+    """Write the model folder, from the checkpoint where the ranks hold only shares of it, and draw the report."""
+    read = None
+    if world.size > 1:
+        stored = stored_weights(checkpoint.folders(folder / "checkpoints")[-1])
+        places = {id(module): place for place, module in goal.named_modules()}
+        roles = {role: places[id(module)] for role, module in bundle.modules.items()}
+
+        def read(role: str, name: str) -> torch.Tensor:
+            return stored(f"{roles[role]}.{name}")
+
+    bundle.save(folder / "model", read)
+    made = f"model: {folder / 'model'}"
+    if report:
+        _report(folder, corpus, load(str(folder / "model")) if world.size > 1 else bundle, world.device)
+        made += f", report: {folder / 'report.html'}"
+    Console(stderr=True).print(made, highlight=False, soft_wrap=True)
+
+
+def _begin(folder: Path, recipe: dict[str, Any], corpus_digest: str, held: ExitStack) -> None:
+    """Make the run folder and its recipe, or see that it was begun with the same options on the same corpus.
+
+    Holds it against other runs until `held` is left.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -120,11 +160,12 @@ def _begin(folder: Path, recipe: dict[str, Any], corpus_digest: str) -> None:
             f"you are {os.getuid()})"
         )
     path = folder / "recipe.yaml"
-    if path.exists():
-        if checkpoint.folders(folder / "checkpoints"):
-            _compare(path, recipe, corpus_digest)
-    elif any(not entry.name.startswith(".") for entry in folder.iterdir()):
+    if not path.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise UserError(f"{folder} is no run folder (it has no recipe.yaml) and is not empty; choose another")
+    held.enter_context(locked(folder))
+    (folder / "exit-status").unlink(missing_ok=True)
+    if path.exists() and checkpoint.folders(folder / "checkpoints"):
+        _compare(path, recipe, corpus_digest)
     write_file(path, f"{_DIGEST_LINE}{corpus_digest}\n{yaml.safe_dump(recipe, sort_keys=False)}")
 
 
@@ -164,17 +205,19 @@ def _differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, A
 
 
 def _facts(
-    corpus: Corpus, goal: Objective, outcome: Outcome, objective: str, training: TrainingConfig, device: torch.device
+    corpus: Corpus, goal: Objective, outcome: Outcome, objective: str, training: TrainingConfig, world: World
 ) -> dict[str, str]:
     """What the model card and the report say about a run."""
     progress, info = outcome.progress, corpus.info
     sources = ", ".join(Path(s["name"]).name for s in info["sources"][:5])
     if len(info["sources"]) > 5:
         sources += f" and {len(info['sources']) - 5} more"
-    if device.type == "cuda":
-        hardware = torch.cuda.get_device_name(device)
+    if world.device.type == "cuda":
+        hardware = torch.cuda.get_device_name(world.device)
     else:
         hardware = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    if world.size > 1:
+        hardware = f"{world.size} x {hardware}"
     facts = {
         "objective": objective,
         "steps": f"{progress.step:,} of {training.steps:,}"

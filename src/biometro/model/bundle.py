@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,11 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from biometro.alphabet import Alphabet
 from biometro.errors import UserError
-from biometro.files import new_folder, sha256_of
+from biometro.files import new_folder, safetensors_header, sha256_of
 from biometro.model.encoder import Encoder, EncoderConfig
 from biometro.model.heads import (
     ContactWeights,
@@ -38,6 +37,7 @@ from biometro.model.heads import (
 )
 
 FORMAT = 1
+_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
 BUILDERS: dict[str, tuple[type, type]] = {
     "Encoder": (Encoder, EncoderConfig),
     "VocabularyHead": (VocabularyHead, VocabularyHeadConfig),
@@ -77,8 +77,14 @@ class Bundle:
             module.eval()
         return self
 
-    def save(self, folder: str | Path) -> None:
-        """Write the folder in one stroke; one that stands there is replaced. Raises UserError if it cannot be."""
+    def save(self, folder: str | Path, read: Callable[[str, str], Tensor] | None = None) -> None:
+        """Write the folder in one stroke; one that stands there is replaced. Raises UserError if it cannot be.
+
+        Args:
+            folder: to write.
+            read: gives a weight by role and name, where the modules do not hold it whole (sharded training). Weights
+                are read and written one at a time, so that the model is never in memory twice.
+        """
         folder = Path(folder)
         tensors, tied = distinct_state(self.modules)
         config: dict[str, Any] = {
@@ -94,7 +100,7 @@ class Bundle:
             "facts": self.facts,
         }
         with new_folder(folder) as work:
-            save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
+            write_safetensors(work / "model.safetensors", tensors, read)
             config["weights_sha256"] = sha256_of(work / "model.safetensors")
             (work / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
             (work / "recipe.yaml").write_text(yaml.safe_dump(self.recipe, sort_keys=False), encoding="utf-8")
@@ -123,7 +129,7 @@ def _saved_config(module: nn.Module) -> dict[str, Any]:
 
 
 def distinct_state(modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All weights by `role.name` on the CPU, each once, and the names that stand for another name's weight."""
+    """All weights by `role.name`, each once, and the names that stand for another name's weight."""
     tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     seen: dict[int, str] = {}
@@ -134,8 +140,28 @@ def distinct_state(modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor],
                 tied[full] = seen[id(tensor)]
             else:
                 seen[id(tensor)] = full
-                tensors[full] = tensor.detach().cpu().contiguous()
+                tensors[full] = tensor.detach()
     return tensors, tied
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], read: Callable[[str, str], Tensor] | None = None
+) -> None:
+    """Write tensors one by one. `read` (role, name) gives the content where `tensors` are only its shapes."""
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # aligned, as readers like it
+    entries = {
+        name: (
+            _DTYPES[tensors[name].dtype],
+            list(tensors[name].shape),
+            tensors[name].numel() * tensors[name].element_size(),
+        )
+        for name in names
+    }
+    with path.open("wb") as handle:
+        handle.write(safetensors_header(entries, {"format": "pt"}))
+        for name in names:
+            tensor = tensors[name] if read is None else read(*name.split(".", 1))
+            handle.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def from_folder(folder: Path, config: dict[str, Any]) -> Bundle:

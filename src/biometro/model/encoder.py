@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from biometro.data.batch import Packed
 from biometro.errors import UserError
@@ -143,8 +144,15 @@ class Block(nn.Module):
         self.attention_norm, self.attention = make_norm(config), Attention(config)
         self.ffn_norm, self.ffn = make_norm(config), FeedForward(config)
         self.dropout = config.dropout
+        self.recompute = False
 
     def forward(self, x_TD: Tensor, attend: Attend, table: tuple[Tensor, Tensor] | None) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            out: Tensor = checkpoint(self._compute, x_TD, attend, table, use_reentrant=False)
+            return out
+        return self._compute(x_TD, attend, table)
+
+    def _compute(self, x_TD: Tensor, attend: Attend, table: tuple[Tensor, Tensor] | None) -> Tensor:
         h = self.attention(self.attention_norm(x_TD), attend, table)
         x_TD = x_TD + F.dropout(h, self.dropout, self.training)
         h = self.ffn(self.ffn_norm(x_TD))
@@ -212,6 +220,12 @@ class Encoder(nn.Module):
         """Compile each block in place (one graph serves all)."""
         for block in self.blocks:
             block.compile(dynamic=True)
+
+    def recompute_blocks(self) -> None:
+        """Keep only each block's input for the backward pass, and compute the rest of it again there."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.recompute = True
 
     def flops(self, packed: Packed) -> float:
         """Floating-point operations of one forward pass: 2 per weight and token in matrix products, plus attention."""

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from biometro.alphabet import PROTEIN
 from biometro.errors import UserError
 from biometro.files import new_folder
-from biometro.model.bundle import Bundle, assign, distinct_state, read_safetensors
+from biometro.model.bundle import Bundle, assign, distinct_state, read_safetensors, write_safetensors
 from biometro.model.encoder import Encoder, EncoderConfig
 from biometro.model.heads import ContactWeights, ContactWeightsConfig, VocabularyHead, VocabularyHeadConfig
 from biometro.model.positions import rotary_frequencies
@@ -253,7 +252,7 @@ def to_huggingface(bundle: Bundle, folder: str | Path) -> None:
     specials = {"cls_token": alphabet.begin, "eos_token": alphabet.end, "pad_token": alphabet.pad,
                 "mask_token": alphabet.mask, "unk_token": "<unk>"}  # fmt: skip
     with new_folder(folder) as work:
-        save_file({k: v.contiguous() for k, v in theirs.items()}, work / "model.safetensors", {"format": "pt"})
+        write_safetensors(work / "model.safetensors", theirs)
         (work / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
         (work / "vocab.txt").write_text("\n".join(alphabet.tokens), encoding="utf-8")
         tokenizer = {"tokenizer_class": "EsmTokenizer", "clean_up_tokenization_spaces": False, **specials}

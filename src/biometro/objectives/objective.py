@@ -9,7 +9,7 @@ is a step of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,21 +64,37 @@ class Objective(nn.Module):
         """Losses and figures of a prepared batch. The trainer calls the module, so hooks of wrappers fire."""
         raise NotImplementedError
 
-    def backward(self, batches: Sequence[Batch]) -> Terms:
-        """Accumulate the gradient of one step over its prepared micro-batches; gives their summed, detached terms.
+    def backward(
+        self,
+        batches: Sequence[Batch],
+        idle: int = 0,
+        add: Callable[[Tensor], Tensor] = lambda counts: counts,
+        before: Callable[[int], None] = lambda number: None,
+    ) -> Terms:
+        """Accumulate the gradient of one step over this rank's prepared micro-batches; gives their summed terms.
 
-        A loss that is no sum over examples (contrastive) overrides this.
+        Args:
+            batches: the micro-batches.
+            idle: so many at the end have no weight and are not counted: they keep a rank in step with others.
+            add: sums a tensor over ranks (the counts of all losses, float32).
+            before: called with 0, 1, ... before the forward pass of that micro-batch.
+
+        The terms are detached, and of this rank alone. A loss that is no sum over examples overrides this.
         """
-        counts: dict[str, Tensor] = {}
-        for batch in batches:
-            for name, count in self.counts(batch).items():
-                counts[name] = counts[name] + count if name in counts else count
+        counting = batches[: len(batches) - idle]
+        each = [self.counts(batch) for batch in counting] or [
+            {name: torch.zeros_like(count) for name, count in self.counts(batches[0]).items()}
+        ]
+        local = torch.stack([torch.stack(list(found.values())) for found in each]).sum(0)
+        counts = dict(zip(each[0], add(local), strict=True))
         terms: Terms = {}
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            before(number)
+            weight = 1.0 if number < len(counting) else 0.0
             found: Terms = self(batch)
-            total_loss(found, counts).backward()
+            (weight * total_loss(found, counts)).backward()
             for name, term in found.items():
-                term = Term(term.sum.detach(), term.count, term.weight)
+                term = Term(weight * term.sum.detach(), weight * term.count, term.weight)
                 terms[name] = terms[name] + term if name in terms else term
         return terms
 

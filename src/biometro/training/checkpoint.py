@@ -1,40 +1,53 @@
-"""Checkpoints: safetensors with digests, written in one stroke, the newest few kept.
+"""Checkpoints by torch.distributed.checkpoint: safetensors with digests, each rank its share, the newest few kept.
 
-    checkpoints/step-00001000/{model.safetensors, optimizer.safetensors, state.json}
+    checkpoints/step-00001000/{shard-00001-model-00001-of-00001.safetensors, ..., state.json}
 
-`state.json` holds the step, the totals so far, and the digest of the other two. A checkpoint that does not fit its
-digests is passed over, said so, and the one before it is used.
+Any number of ranks reads what any other number wrote. Saving copies the tensors and training goes on; a thread writes
+them. The folder takes its name when all its files are on the disk, `state.json` among them: the step, the totals so
+far, and the digests of the other files. A checkpoint that does not fit its digests is passed over, said so, and the
+one before it is used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from biometro.errors import UserError
-from biometro.files import new_folder, sha256_of
+from biometro.errors import EchoedError, UserError
+from biometro.files import clear_leftovers, put_in_place, saying, sha256_of
 from biometro.model.bundle import distinct_state
+from biometro.training.parallel import World
 
-_PARTS = ("model.safetensors", "optimizer.safetensors")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
 class Progress:
-    """How far a run has come: steps done, tokens read, floating-point operations and seconds spent on them."""
+    """How far a run has come: steps done, tokens read, floating-point operations and seconds spent on them.
+
+    `skipped` counts the steps whose gradient was not finite; `backoff` is what the learning rate is multiplied by, and
+    `sound` the finite steps since that last changed.
+    """
 
     step: int = 0
     tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
+    skipped: int = 0
+    backoff: float = 1.0
+    sound: int = 0
 
 
 def folders(root: Path) -> list[Path]:
@@ -46,73 +59,200 @@ def _step(folder: Path) -> int:
     return int(folder.name[5:])
 
 
-def save(root: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, keep: int) -> None:
-    """Write a checkpoint and remove all but the newest `keep`. Raises UserError where the disk refuses.
+class Checkpoints:
+    """The checkpoints of one run.
 
-    Checkpoints of later steps were found damaged when this run began, and are removed as well.
+    Args:
+        root: folder that holds them.
+        objective: laid out over the world, on its device.
+        optimizer: AdamW over its parameters.
+        world: all of its ranks call every method together.
+        keep: how many to keep.
     """
-    weights, _ = distinct_state({"objective": objective})
-    moments: dict[str, Tensor] = {}
-    for number, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            moments[f"{number}.{name}"] = value.detach().cpu().contiguous()
-    with new_folder(root / f"step-{progress.step:08d}") as work:
-        save_file(weights, work / _PARTS[0])
-        save_file(moments, work / _PARTS[1])
-        digests = {name: sha256_of(work / name) for name in _PARTS}
-        state = {"progress": asdict(progress), "sha256": digests, "seal": _seal(asdict(progress), digests)}
-        (work / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    sound = [folder for folder in folders(root) if _step(folder) <= progress.step]
-    for old in {*folders(root)} - {*sound[-keep:]}:
-        shutil.rmtree(old, ignore_errors=True)
+
+    def __init__(self, root: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, world: World, keep: int):
+        self.root, self.world, self.keep = root, world, keep
+        self.objective, self.optimizer = objective, optimizer
+        self._names = _name_parameters(objective)
+        self._under_way: Future[None] | None = None
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter] = {
+                    "step": torch.zeros((), device=parameter.device),
+                    **{moment: torch.zeros_like(parameter) for moment in _MOMENTS},
+                }
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that training changes, by name; writing into them changes the model and the optimizer."""
+        weights, _ = distinct_state({"weights": self.objective})
+        moments = {
+            f"{moment}.{self._names[parameter]}": state[moment]
+            for parameter, state in self.optimizer.state.items()
+            for moment in _MOMENTS
+        }
+        return {name: tensor.detach() for name, tensor in (weights | moments).items()}
+
+    def save(self, progress: Progress) -> None:
+        """Copy everything and let a thread write it. Waits for the checkpoint before it, raising its error.
+
+        All but the newest `keep` are removed. Checkpoints of later steps were found damaged when this run began, and
+        are removed as well.
+        """
+        self.finish()
+        folder = self.root / f"step-{progress.step:08d}"
+        work = Path(self.world.first(lambda: str(self._begin(folder))))
+        written = dcp.async_save(
+            self._tensors(),
+            storage_writer=HuggingFaceStorageWriter(str(work), save_distributed=True),
+            process_group=self.world.background,
+            no_dist=self.world.size == 1,
+        )
+        assert isinstance(written, Future)
+        self._under_way = self._worker.submit(self._complete, written, work, folder, asdict(progress))
+
+    @property
+    def failed(self) -> bool:
+        """Whether the checkpoint under way is known to have failed; `finish` then raises."""
+        return self._under_way is not None and self._under_way.done() and self._under_way.exception() is not None
+
+    def finish(self) -> None:
+        """Wait for the checkpoint under way. Raises UserError, on every rank, where it could not be written."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
+            return
+        problem = under_way.exception()
+        if problem is not None and not isinstance(problem, UserError):
+            raise problem
+        found = next((text for text in self.world.gather(None if problem is None else str(problem)) if text), None)
+        if found is not None:
+            raise UserError(found) if self.world.leads else EchoedError(found)
+
+    def _begin(self, folder: Path) -> Path:
+        with saying(folder):
+            self.root.mkdir(parents=True, exist_ok=True)
+            clear_leftovers(folder)
+            work = folder.with_name(f".{folder.name}.writing-{os.getpid()}")
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir()
+        return work
+
+    def _complete(self, written: Future[Any], work: Path, folder: Path, progress: dict[str, Any]) -> None:
+        """In the thread: wait for all ranks' files, and on rank 0 seal them and give the folder its name."""
+        try:
+            with saying(folder):
+                try:
+                    written.result()
+                except dcp.CheckpointException as error:
+                    raise _cause(error) from error
+                if not self.world.leads:
+                    return
+                digests = {path.name: sha256_of(path) for path in sorted(work.iterdir())}
+                state = {"progress": progress, "sha256": digests, "seal": _seal(progress, digests)}
+                (work / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+                put_in_place(work, folder)
+        finally:
+            if self.world.leads:
+                shutil.rmtree(work, ignore_errors=True)
+        found = folders(self.root)
+        sound = [other for other in found if _step(other) <= _step(folder)]
+        for old in {*found} - {*sound[-self.keep :]}:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def load(self, say: Callable[[str], None]) -> Progress | None:
+        """Restore the newest sound checkpoint, or give None where there is none at all.
+
+        `say` hears of every checkpoint passed over. Raises UserError where checkpoints stand there but none is sound,
+        or where one does not fit this model.
+        """
+        found = self.world.first(lambda: newest_sound(self.root, say))
+        if found is None:
+            return None
+        folder, progress = found
+        reader = HuggingFaceStorageReader(str(folder))
+        tensors = self._tensors()
+        stored = reader.read_metadata().state_dict_metadata
+        for name in sorted({*tensors, *stored}):
+            if name not in tensors or name not in stored or stored[name].size != tensors[name].shape:  # type: ignore[union-attr]
+                raise UserError(
+                    f"{folder}: this checkpoint is of another model ({name}: "
+                    f"{_shape(stored.get(name), 'size')} there, {_shape(tensors.get(name), 'shape')} here)"
+                )
+        dcp.load(
+            tensors, storage_reader=HuggingFaceStorageReader(str(folder)),
+            process_group=self.world.background, no_dist=self.world.size == 1,
+        )  # fmt: skip
+        for state in self.optimizer.state.values():
+            state["step"].fill_(progress.step - progress.skipped)
+        return progress
+
+    def close(self) -> None:
+        """Let the thread end; what is under way is finished first."""
+        self._worker.shutdown(wait=True)
 
 
-def load(
-    root: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, say: Callable[[str], None]
-) -> Progress | None:
-    """Restore the newest sound checkpoint, or give None where there is none at all.
+def _name_parameters(objective: nn.Module) -> dict[Tensor, str]:
+    return {parameter: name for name, parameter in objective.named_parameters()}
 
-    `say` hears of every checkpoint passed over. Raises UserError where checkpoints stand there but none is sound,
-    or where one does not fit this model.
+
+def _shape(entry: Any, attribute: str) -> str:
+    return "nothing" if entry is None else str(tuple(getattr(entry, attribute)))
+
+
+def _cause(error: dcp.CheckpointException) -> Exception:
+    """What went wrong on the first rank that failed."""
+    rank, (problem, _) = min(error.failures.items())
+    if isinstance(problem, OSError):
+        return OSError(problem.errno, f"{problem.strerror}, on rank {rank}")
+    return OSError(f"{problem}, on rank {rank}")
+
+
+def newest_sound(root: Path, say: Callable[[str], None]) -> tuple[Path, Progress] | None:
+    """The newest checkpoint that fits its digests, and how far it had come; None where there is no checkpoint.
+
+    `say` hears of every one passed over. Raises UserError where none is sound.
     """
     found = folders(root)
     for folder in reversed(found):
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-            damaged = [name for name in _PARTS if sha256_of(folder / name) != state["sha256"][name]]
-            if state["seal"] != _seal(state["progress"], state["sha256"]):
+            digests = state["sha256"]
+            present = {path.name for path in folder.iterdir()} - {"state.json"}
+            damaged = sorted(present ^ {*digests}) + sorted(
+                name for name in present & {*digests} if sha256_of(folder / name) != digests[name]
+            )
+            if state["seal"] != _seal(state["progress"], digests):
                 damaged.append("state.json")
             progress = Progress(**state["progress"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             say(f"{folder.name}: damaged checkpoint passed over ({error})")
             continue
         if damaged:
             say(f"{folder.name}: damaged checkpoint passed over (digest of {', '.join(damaged)} differs)")
             continue
-        _restore(folder, objective, optimizer)
-        return progress
+        return folder, progress
     if found:
         raise UserError(f"{root}: none of its {len(found)} checkpoints is sound; start again in another run folder")
     return None
 
 
+def stored_weights(folder: Path) -> Callable[[str], Tensor]:
+    """A function that reads one weight of a checkpoint by its name in the objective, put together from all shards.
+
+    Only that weight is in memory, whatever number of ranks wrote it.
+    """
+    reader = HuggingFaceStorageReader(str(folder))
+    metadata = reader.read_metadata()
+
+    def read(name: str) -> Tensor:
+        entry: Any = metadata.state_dict_metadata[f"weights.{name}"]
+        out = torch.empty(entry.size, dtype=entry.properties.dtype)
+        dcp.load({f"weights.{name}": out}, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+        return out
+
+    return read
+
+
 def _seal(progress: dict[str, Any], digests: dict[str, str]) -> str:
     """Digest of what state.json says."""
     return hashlib.sha256(json.dumps([progress, digests], sort_keys=True).encode()).hexdigest()
-
-
-def _restore(folder: Path, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    _, tied = distinct_state({"objective": objective})
-    weights = load_file(folder / _PARTS[0])
-    weights |= {alias: weights[name] for alias, name in tied.items() if name in weights}
-    try:
-        objective.load_state_dict({name.removeprefix("objective."): tensor for name, tensor in weights.items()})
-    except RuntimeError as error:
-        raise UserError(
-            f"{folder}: this checkpoint is of another model ({str(error).splitlines()[-1].strip()})"
-        ) from error
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in load_file(folder / _PARTS[1]).items():
-        number, _, kind = name.partition(".")
-        state.setdefault(int(number), {})[kind] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from biometro.errors import UserError
 
@@ -76,9 +76,13 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return config.lr * (config.final + (1 - config.final) * share)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, steps: int) -> float:
-    """Put every group at the learning rate of this step; gives it."""
-    rate = learning_rate(config, step, steps)
+def apply(optimizer: torch.optim.AdamW, rate: float, norm: Tensor) -> None:
+    """One update at this learning rate, and fresh gradients; none at all where the gradient's norm is not finite.
+
+    That is decided on the device, without waiting for it (by the fused kernel's switch for gradient scalers).
+    """
     for group in optimizer.param_groups:
         group["lr"] = rate
-    return rate
+    optimizer.found_inf = 1 - norm.isfinite().float()  # type: ignore[attr-defined]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

@@ -1,36 +1,46 @@
-"""The training loop: any objective, any source of batches.
+"""The training loop: any objective, any source of batches, any number of ranks.
 
     source(n) ─▶ objective.prepare ─▶ objective.backward ─▶ clip ─▶ AdamW ─▶ log, validate, checkpoint ─▶ n + 1
 
 Everything random in step n is keyed by (seed, n), and everything that steps change is in a checkpoint. So a run that
-was killed and started again is the run that was not.
+was killed and started again is the run that was not, and ranks that share out a step's micro-batches compute the same
+step, whatever their number.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from biometro.data.batch import Batch
 from biometro.errors import UserError
+from biometro.files import new_file
 from biometro.model.encoder import Encoder
 from biometro.objectives.corruption import generator_for
-from biometro.objectives.objective import Objective, Terms
-from biometro.training import checkpoint
+from biometro.objectives.objective import Objective, Term, Terms
 from biometro.training import optimizer as optim
-from biometro.training.checkpoint import Progress
+from biometro.training import parallel
+from biometro.training.checkpoint import Checkpoints, Progress
+from biometro.training.log import Log, averages
 from biometro.training.optimizer import OptimizerConfig
+from biometro.training.parallel import ParallelConfig, World
 from biometro.training.signals import StopRequest
 from biometro.training.tracking import Row, Screen, Tracker, TrackerName, open_trackers
+from biometro.training.watch import Watch
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped before the end, and the same command goes on
 _VALID_STREAM = 1 << 40  # micro-batch numbers of validation, out of the way of training's
+_MOST_IN_A_ROW = 20  # skipped steps one after another, before a run is given up
+_BATCHES_KEPT = 5  # of steps that were not finite
+_SOUND_STEPS = 100  # after which a learning rate that was halved is doubled
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,8 @@ class TrainingConfig:
 
     Args:
         steps: optimizer steps.
-        accumulate: micro-batches in one step.
+        accumulate: micro-batches in one step, shared out among the ranks; so the number of ranks does not change what a
+            step computes.
         optimizer: AdamW and its schedule.
         precision: arithmetic of matrix products; auto is bfloat16 on CUDA, float32 elsewhere. Weights stay float32.
         compile: compile the transformer blocks; auto on CUDA only.
@@ -50,6 +61,10 @@ class TrainingConfig:
         keep: checkpoints kept.
         max_minutes: stop after this time, with a checkpoint and exit status 75.
         track: tensorboard, wandb; default tensorboard where it is installed.
+        not_finite: what a step does whose gradient is infinite or not a number. It never touches the weights, and its
+            batch is saved. stop; skip (go on with the next; 20 in a row stop); or back_off (skip, halve the learning
+            rate, and double it again after every 100 sound steps).
+        parallel: how several processes share the model.
     """
 
     steps: int = 1000
@@ -64,6 +79,8 @@ class TrainingConfig:
     keep: int = 2
     max_minutes: float | None = None
     track: list[TrackerName] | None = None
+    not_finite: Literal["stop", "skip", "back_off"] = "stop"
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulate", "log_every", "valid_every", "valid_batches", "checkpoint_every", "keep"):
@@ -71,7 +88,10 @@ class TrainingConfig:
                 raise UserError(f"training.{name} is {getattr(self, name)}; it must be at least 1")
 
 
-FREE_TO_CHANGE = ("log_every", "valid_every", "valid_batches", "checkpoint_every", "keep", "max_minutes", "track")
+FREE_TO_CHANGE = (
+    "log_every", "valid_every", "valid_batches", "checkpoint_every", "keep", "max_minutes", "track", "not_finite",
+    *(f"parallel.{name}" for name in ("sharding", "reshard", "recompute", "timeout_minutes")),
+)  # fmt: skip
 """Settings that may differ when a run goes on, since they do not touch the weights."""
 
 
@@ -91,185 +111,240 @@ def train(
     run: Path,
     *,
     seed: int = 0,
-    device: torch.device | str = "cpu",
+    world: World = World(),
     validation: Sequence[Batch] = (),
     recipe: dict[str, Any] | None = None,
+    request: StopRequest | None = None,
     quiet: bool = False,
 ) -> Outcome:
     """Train until `config.steps`, from the run folder's last checkpoint if it has one.
 
     Args:
-        objective: what to minimise; moved to `device`.
+        objective: what to minimise; laid out over the world and moved to its device.
         source: clean micro-batch by number; step n takes numbers n x accumulate onwards.
         config: the loop.
         run: folder for checkpoints, metrics.jsonl and tensorboard.
         seed: of corruption and dropout.
-        device: where to train.
+        world: the ranks that train together, each calling this.
         validation: held-out micro-batches.
         recipe: handed to Weights & Biases.
+        request: who asks for a stop; default: signals and `config.max_minutes`, from now on.
         quiet: print nothing.
 
-    Raises UserError where the loss is no longer finite, or the run folder cannot be read or written.
+    Raises UserError where the gradient is not finite, or the run folder cannot be read or written.
     """
-    device = torch.device(device)
-    objective.to(device).train()
-    if config.compile == "yes" or (config.compile == "auto" and device.type == "cuda"):
-        for encoder in (module for module in objective.modules() if isinstance(module, Encoder)):
-            encoder.compile_blocks()
-    optimizer = optim.build(objective, config.optimizer)
-    root = run / "checkpoints"
-    messages: list[str] = []
-    progress = checkpoint.load(root, objective, optimizer, messages.append) or Progress()
-    trackers = open_trackers(run, config.track, recipe or {}, progress.step)
-    screen = Screen(config.steps, progress.step, quiet)
-    trackers.append(screen)
-    for message in [*messages, f"going on from step {progress.step:,}"] if progress.step else messages:
-        screen.say(message)
-    log = _Log(objective, trackers, config, progress)
-    half = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=half)
-    valid: Row = {}
+    if request is None:
+        with StopRequest(config.max_minutes) as request:
+            return train(
+                objective, source, config, run, seed=seed, world=world, validation=validation, recipe=recipe,
+                request=request, quiet=quiet,
+            )  # fmt: skip
+    with Watch(world, config.parallel.timeout_minutes) as watch:
+        loop = _Loop(objective, source, config, run, seed, world, validation, watch)
+        try:
+            loop.open(recipe or {}, quiet)
+            return loop.run(request)
+        finally:
+            loop.close()
 
-    def validate(write: bool = True) -> Row:
-        if not validation:
+
+class _Loop:
+    """One run: what the steps share."""
+
+    def __init__(
+        self, objective: Objective, source: Callable[[int], Batch], config: TrainingConfig, run: Path, seed: int,
+        world: World, validation: Sequence[Batch], watch: Watch,
+    ):  # fmt: skip
+        self.objective, self.source, self.config, self.folder = objective, source, config, run
+        self.seed, self.world, self.validation, self.watch = seed, world, validation, watch
+        half = config.precision == "bfloat16" or (config.precision == "auto" and world.device.type == "cuda")
+        for encoder in (module for module in objective.modules() if isinstance(module, Encoder)):
+            if config.parallel.recompute:
+                encoder.recompute_blocks()
+            if config.compile == "yes" or (config.compile == "auto" and world.device.type == "cuda"):
+                encoder.compile_blocks()
+        parallel.lay_out(objective, world, config.parallel, half)
+        objective.train()
+        self.autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=half)
+        self.optimizer = optim.build(objective, config.optimizer)
+        self.checkpoints = Checkpoints(run / "checkpoints", objective, self.optimizer, world, config.keep)
+        self.trackers: list[Tracker] = []
+
+    def open(self, recipe: dict[str, Any], quiet: bool) -> None:
+        """Restore the last checkpoint and open the trackers."""
+        self.watch.beat("reading a checkpoint")
+        messages: list[str] = []
+        restored = self.checkpoints.load(messages.append)
+        self.progress = restored or Progress()
+        self.saved = None if restored is None else restored.step
+        step = self.progress.step
+        self.screen = Screen(self.config.steps, step, quiet or not self.world.leads)
+        self.trackers.append(self.screen)
+        if step:
+            messages.append(f"going on from step {step:,}")
+        if self.world.size > 1:
+            messages.append(self._ranks())
+        for message in messages:
+            self.screen.say(message)
+        opened = self.world.first(
+            lambda: self.trackers.extend(open_trackers(self.folder, self.config.track, recipe, step))
+        )
+        assert opened is None
+        self.log = Log(self.objective, self.trackers, self.config.log_every, self.progress, self.world)
+
+    def _ranks(self) -> str:
+        size, count = self.world.size, self.config.accumulate
+        idle = -count % size
+        text = f"{size} ranks share {count} micro-batches a step"
+        return text if not idle else f"{text}: {idle} of {count + idle} passes are idle; make it a multiple of {size}"
+
+    def close(self) -> None:
+        for tracker in self.trackers:
+            tracker.close()
+        self.checkpoints.close()
+
+    def run(self, request: StopRequest) -> Outcome:
+        config, progress = self.config, self.progress
+        valid: Row = {}
+        reason = self._agree(request)
+        while progress.step < config.steps and reason is None:
+            self.step()
+            at_end = progress.step == config.steps
+            if progress.step % config.valid_every == 0 or at_end:
+                valid = self.validate()
+            if progress.step % config.checkpoint_every == 0 or at_end:
+                self.save()
+            reason = self._agree(request)
+        stopped = reason if progress.step < config.steps else None
+        if stopped is not None:
+            self.save()
+        self.watch.beat("finishing a checkpoint")
+        self.checkpoints.finish()
+        if stopped is not None:
+            self.screen.say(f"stopped by {stopped} after step {progress.step:,}; the same command goes on from here")
+        elif not valid:  # the run was complete already
+            valid = self.validate(write=False)
+        return Outcome(progress, stopped, valid)
+
+    def _agree(self, request: StopRequest) -> str | None:
+        """Why to stop, if any rank is asked to; all ranks get the same answer. Raises UserError for a failed save."""
+        self.watch.beat(f"waiting at the end of step {self.progress.step:,}")
+        reason = request.check()
+        stop, failed = self.world.most([int(reason is not None), int(self.checkpoints.failed)])
+        if failed:
+            self.checkpoints.finish()
+        return next((text for text in self.world.gather(reason) if text), None) if stop else None
+
+    def step(self) -> None:
+        config, progress, world = self.config, self.progress, self.world
+        step, first = progress.step, progress.step * config.accumulate
+        self.watch.beat(f"reading the batch of step {step + 1:,}")
+        places, idle = parallel.share(world, config.accumulate)
+        numbers = [first + place for place in places]
+        clean = [self.source(number) for number in numbers]
+        self.watch.beat(f"computing step {step + 1:,}")
+        prepared = [
+            self.objective.prepare(batch.to(world.device), generator_for(world.device, self.seed, number))
+            for number, batch in zip(numbers, clean, strict=True)
+        ]
+
+        def before(turn: int) -> None:
+            torch.manual_seed(self.seed * 1_000_003 + numbers[turn])  # dropout
+            parallel.reduce_gradient(self.objective, turn == len(numbers) - 1)
+
+        with self.autocast:
+            terms = self.objective.backward(prepared, idle, world.sum, before)
+        norm = _clip(self.objective, config.optimizer.clip)
+        rate = progress.backoff * optim.learning_rate(config.optimizer, step, config.steps)
+        optim.apply(self.optimizer, rate, norm)
+        if config.not_finite == "back_off":
+            self._back_off(bool(norm.isfinite()))
+        counting = clean[: len(clean) - idle]
+        progress.step += 1
+        tokens = sum(batch.tokens for batch in counting)
+        flops = 3 * sum(self.objective.flops(batch) for batch in counting)
+        self.log.add(terms, rate, norm, tokens, flops)
+        if self.log.full:
+            self.flush()
+
+    def _back_off(self, finite: bool) -> None:
+        progress = self.progress
+        progress.sound = progress.sound + 1 if finite else 0
+        if not finite:
+            progress.backoff /= 2
+        elif progress.sound == _SOUND_STEPS and progress.backoff < 1:
+            progress.backoff, progress.sound = 2 * progress.backoff, 0
+
+    def flush(self) -> None:
+        """Write the figures of the steps since the last time, and look whether all were finite."""
+        for step, row in self.log.flush():
+            batch = self.folder / f"not-finite-step-{step:08d}.safetensors"
+            self.world.first(partial(self._keep_batch, batch, step))
+            found = (
+                f"the gradient is not finite at step {step:,} (loss {row['loss']}, gradient norm {row['grad_norm']})"
+            )
+            if self.config.not_finite == "stop" or self.log.in_a_row >= _MOST_IN_A_ROW:
+                raise UserError(
+                    f"{found}; its batch is in {batch}, and checkpoints hold sound weights only: lower optimizer.lr, "
+                    "or let training.not_finite skip such steps or back off"
+                )
+            self.screen.say(f"{found}; skipped, its batch is in {batch}")
+
+    def _keep_batch(self, path: Path, step: int) -> None:
+        """The clean batch of a step, a pack for each micro-batch; of the first few such steps only."""
+        if len(list(path.parent.glob("not-finite-step-*"))) >= _BATCHES_KEPT:
+            return
+        first = (step - 1) * self.config.accumulate
+        tensors = {}
+        for number in range(first, first + self.config.accumulate):
+            for view, packed in self.source(number).views.items():
+                tensors[f"{number}.{view}.tokens"] = packed.tokens
+                tensors[f"{number}.{view}.cu_seqlens"] = packed.cu_seqlens
+        with new_file(path) as work:
+            save_file(tensors, work)
+
+    def validate(self, write: bool = True) -> Row:
+        if not self.validation:
             return {}
-        with autocast:
-            figures = evaluate(objective, validation, seed, device)
-        row: Row = {"step": progress.step, "split": "valid", **figures}
+        self.flush()
+        self.watch.beat(f"validating after step {self.progress.step:,}")
+        with self.autocast:
+            figures = evaluate(self.objective, self.validation, self.seed, self.world)
+        row: Row = {"step": self.progress.step, "split": "valid", **figures}
         if write:
-            log.write([row])
+            self.log.write([row])
+        self.log.restart_clock()
         return row
 
-    saved = progress.step
-
-    def save() -> None:
-        nonlocal saved
-        log.flush()  # first, for it refuses a loss that is not finite
-        if saved != progress.step:
-            checkpoint.save(root, objective, optimizer, progress, config.keep)
-            saved = progress.step
-
-    try:
-        with StopRequest(config.max_minutes) as request:
-            while progress.step < config.steps and request.check() is None:
-                step = progress.step
-                torch.manual_seed(seed * 1_000_003 + step)  # dropout
-                clean = [source(step * config.accumulate + i) for i in range(config.accumulate)]
-                prepared = [
-                    objective.prepare(batch.to(device), generator_for(device, seed, step * config.accumulate + i))
-                    for i, batch in enumerate(clean)
-                ]
-                with autocast:
-                    terms = objective.backward(prepared)
-                norm = _clip(objective, config.optimizer.clip)
-                lr = optim.set_learning_rate(optimizer, config.optimizer, step, config.steps)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                progress.step += 1
-                progress.tokens += sum(batch.tokens for batch in clean)
-                progress.flops += 3 * sum(objective.flops(batch) for batch in clean)
-                log.add(terms, lr, norm)
-                at_end = progress.step == config.steps
-                if progress.step % config.valid_every == 0 or at_end:
-                    log.flush()
-                    valid = validate()
-                    log.restart_clock()
-                if progress.step % config.checkpoint_every == 0 or at_end:
-                    save()
-            stopped = request.reason if progress.step < config.steps else None
-            if stopped is not None:
-                save()
-                screen.say(f"stopped by {stopped} after step {progress.step:,}; the same command goes on from here")
-            elif not valid:  # the run was complete already
-                valid = validate(write=False)
-    finally:
-        for tracker in trackers:
-            tracker.close()
-    return Outcome(progress, stopped, valid)
+    def save(self) -> None:
+        self.flush()  # first, for it refuses a gradient that is not finite
+        if self.saved != self.progress.step:
+            self.watch.beat(f"saving step {self.progress.step:,}")
+            self.checkpoints.save(self.progress)
+            self.saved = self.progress.step
 
 
-def evaluate(
-    objective: Objective, batches: Sequence[Batch], seed: int, device: torch.device | str = "cpu"
-) -> dict[str, float]:
-    """Averages of all terms over clean batches, corrupted the same way every time; `loss` is the weighted total."""
-    device = torch.device(device)
+def evaluate(objective: Objective, batches: Sequence[Batch], seed: int, world: World = World()) -> dict[str, float]:
+    """Averages of all terms over clean batches, corrupted the same way every time; `loss` is the weighted total.
+
+    The ranks of `world` share the batches; each gets the averages of all.
+    """
     training = objective.training
     objective.eval()
     terms: Terms = {}
+    numbers, idle = parallel.share(world, len(batches))
     with torch.no_grad():
-        for number, batch in enumerate(batches):
-            generator = generator_for(device, seed, _VALID_STREAM + number)
-            for name, term in objective(objective.prepare(batch.to(device), generator)).items():
+        for turn, number in enumerate(numbers):
+            generator = generator_for(world.device, seed, _VALID_STREAM + number)
+            weight = 1.0 if turn < len(numbers) - idle else 0.0
+            for name, term in objective(objective.prepare(batches[number].to(world.device), generator)).items():
+                term = Term(weight * term.sum, weight * term.count, term.weight)
                 terms[name] = terms[name] + term if name in terms else term
     objective.train(training)
-    return _averages(objective, terms, {name: (float(t.sum), float(t.count)) for name, t in terms.items()})
-
-
-def _averages(objective: Objective, terms: Terms, sums: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """Means from (sum, count) by name; `loss` is their weighted total. A figure over nothing is NaN, a loss 0."""
-    means = {
-        name: total / count if count else 0.0 if terms[name].weight is not None else math.nan
-        for name, (total, count) in sums.items()
-    }
-    total = sum(term.weight * means[name] for name, term in terms.items() if term.weight is not None)
-    return {"loss": total, **means, **objective.derive(means)}
+    return averages(objective, terms, world)
 
 
 def _clip(objective: Objective, largest: float) -> torch.Tensor:
-    return torch.nn.utils.clip_grad_norm_(objective.parameters(), largest if largest > 0 else math.inf)
-
-
-class _Log:
-    """Collects every step's figures on the device and reads them back together, so that steps do not wait."""
-
-    def __init__(self, objective: Objective, trackers: list[Tracker], config: TrainingConfig, progress: Progress):
-        self.objective, self.trackers, self.config, self.progress = objective, trackers, config, progress
-        self._waiting: list[tuple[Row, Terms, torch.Tensor]] = []
-        self._tokens = progress.tokens
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Time from here on is training time again (after a validation)."""
-        self._clock = time.perf_counter()
-
-    def add(self, terms: Terms, lr: float, norm: torch.Tensor) -> None:
-        progress = self.progress
-        row = {"step": progress.step, "split": "train", "tokens": progress.tokens, "flops": progress.flops, "lr": lr}
-        self._waiting.append((row, terms, norm))
-        if len(self._waiting) >= self.config.log_every:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._waiting:
-            return
-        packed = torch.stack([
-            torch.stack([x.float() for t in terms.values() for x in (t.sum, t.count)] + [norm.float()])
-            for _, terms, norm in self._waiting
-        ]).tolist()  # fmt: skip
-        now = time.perf_counter()
-        elapsed, self._clock = now - self._clock, now
-        rate = (self.progress.tokens - self._tokens) / max(elapsed, 1e-9)
-        began, self.progress.seconds = self.progress.seconds, self.progress.seconds + elapsed
-        self._tokens = self.progress.tokens
-        rows: list[Row] = []
-        for number, ((row, terms, _), values) in enumerate(zip(self._waiting, packed, strict=True), 1):
-            sums = {name: (values[2 * i], values[2 * i + 1]) for i, name in enumerate(terms)}
-            row |= {
-                "seconds": began + elapsed * number / len(packed),
-                "tokens_per_s": rate,
-                "grad_norm": values[-1],
-                **_averages(self.objective, terms, sums),
-            }
-            rows.append(row)
-        self._waiting.clear()
-        self.write(rows)
-        for row in rows:
-            if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
-                raise UserError(
-                    f"the loss or its gradient is not finite at step {row['step']:,} (loss {row['loss']}, gradient "
-                    f"norm {row['grad_norm']}); checkpoints up to the last sound one are kept: lower optimizer.lr"
-                )
-
-    def write(self, rows: Sequence[Row]) -> None:
-        for tracker in self.trackers:
-            tracker.log(rows)
+    """Scale the gradient to a norm of at most `largest` (0: leave it); gives the norm it had, of all ranks together."""
+    norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), largest if largest > 0 else math.inf)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
