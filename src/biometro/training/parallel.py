@@ -28,6 +28,7 @@ from biometro.model.encoder import Encoder
 
 T = TypeVar("T")
 Sharding = Literal["auto", "replicate", "shard", "hybrid"]
+_MEETING = timedelta(minutes=5)  # that ranks wait for one another to start
 _REPLICATED_UP_TO = 200_000_000  # parameters: 16 bytes of each (weight, gradient, two moments) are 3.2 GB
 
 
@@ -140,8 +141,9 @@ def join(device: str = "auto", timeout_minutes: float = 15) -> Iterator[World]:
         torch.cuda.set_device(place)
     patience = timedelta(minutes=2 * timeout_minutes)
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=patience))
-        store.set_timeout(patience)
+        store, _, _ = next(dist.rendezvous("env://", timeout=_MEETING))
+        # torchrun keeps its store over restarts: without a prefix, this attempt would read the last one's addresses.
+        store = dist.PrefixStore(f"attempt-{_number('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo",
             store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=patience,

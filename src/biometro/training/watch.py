@@ -49,6 +49,8 @@ class Watch:
 
     def __exit__(self, *exc: object) -> None:
         self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()  # a thread that lets go of a process group while Python ends brings the process down
 
     def beat(self, doing: str) -> None:
         """From now on this rank does `doing`."""
