@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 UNENCODABLE = 255
+_UNENCODABLE_BYTE = bytes([UNENCODABLE])
 
 
 class AlphabetError(ValueError):
@@ -86,17 +87,21 @@ class Alphabet:
 
     def encode(self, letters: bytes | str) -> np.ndarray:
         """Letters -> token numbers, (L,) uint8, without begin and end. Raises AlphabetError."""
+        return np.frombuffer(self.encode_bytes(letters), dtype=np.uint8)
+
+    def encode_bytes(self, letters: bytes | str) -> bytes:
+        """As `encode`, a byte for each token."""
         raw = letters.encode("ascii", "replace") if isinstance(letters, str) else letters
         numbers = raw.translate(self._encode_table)
-        position = numbers.find(UNENCODABLE)
-        if position >= 0:
+        if _UNENCODABLE_BYTE in numbers:
+            position = numbers.find(_UNENCODABLE_BYTE)
             letter = str(letters[position]) if isinstance(letters, str) else chr(raw[position])
             raise AlphabetError(
                 f"the {self.name} alphabet has no token for {letter!r} at position {position + 1}",
                 position + 1,
                 letter,
             )
-        return np.frombuffer(numbers, dtype=np.uint8)
+        return numbers
 
     def decode(self, numbers: np.ndarray) -> str:
         """Token numbers -> text; special tokens appear by name, as in `<cls>MKT<eos>`."""

@@ -42,7 +42,8 @@ def tidy(raw: bytes) -> bytes:
     Raises AlphabetError for a character that is neither a residue letter nor `*`.
     """
     letters = raw.translate(_TIDY, _REMOVED).rstrip(b"*")
-    if letters.translate(None, _LEGAL):
+    unusual = letters.translate(None, _STANDARD)
+    if unusual and unusual.translate(None, _LEGAL):
         for position, code in enumerate(raw.translate(_TIDY), 1):
             if code not in _LEGAL and code not in _REMOVED:
                 letter = ascii(chr(code))

@@ -5,7 +5,7 @@ Record ─▶ tidy (case, gaps, stops) ─▶ residue policy ─▶ length limit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,11 @@ _NUCLEOTIDES = b"ACGTUN"
 
 @dataclass
 class Account:
-    """What became of the records: `dropped` counts by reason, `examples` where the first few of each stood."""
+    """What became of the records: `dropped` counts by reason, `places` where the first few of each stood.
+
+    Accounts of pieces, read in any order by anyone, add up to the account of one reader. `source` is the number of the
+    source that is being read.
+    """
 
     read: int = 0
     kept: int = 0
@@ -28,13 +32,31 @@ class Account:
     nonstandard_residues: int = 0
     nucleotide_like: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    places: dict[str, list[tuple[int, int, str]]] = field(default_factory=dict)  # source, line, words
+    source: int = 0
 
     def drop(self, reason: str, record: Record) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
-        kept = self.examples.setdefault(reason, [])
+        kept = self.places.setdefault(reason, [])
         if len(kept) < _EXAMPLES_KEPT:
-            kept.append(f"{record.where} ({record.id})" if record.id else record.where)
+            words = f"{record.where} ({record.id})" if record.id else record.where
+            kept.append((self.source, record.line, words))
+
+    def add(self, other: Account) -> None:
+        """Take another account's counts in; the first places of both together are kept, reasons in their order."""
+        for name in ("read", "kept", "residues", "with_nonstandard", "nonstandard_residues", "nucleotide_like"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        places = {
+            reason: sorted(self.places.get(reason, []) + other.places.get(reason, []))[:_EXAMPLES_KEPT]
+            for reason in {**self.places, **other.places}
+        }
+        self.places = dict(sorted(places.items(), key=lambda item: item[1]))
+        self.dropped = {r: self.dropped.get(r, 0) + other.dropped.get(r, 0) for r in self.places}
+
+    @property
+    def examples(self) -> dict[str, list[str]]:
+        """By reason, where the first few records that were dropped stood."""
+        return {reason: [words for _, _, words in places] for reason, places in self.places.items()}
 
     @property
     def warning(self) -> str | None:
@@ -76,29 +98,40 @@ def clean(
 
     Raises UserError, naming file and line, for what cannot be a protein sequence.
     """
-    for source in sources:
-        for record in read(source, options):
-            account.read += 1
-            try:
-                letters = protein.tidy(record.raw)
-                nucleotide_like = not letters.translate(None, _NUCLEOTIDES)
-                unusual = protein.count_nonstandard(letters)
-                if unusual:
-                    account.with_nonstandard += 1
-                    account.nonstandard_residues += unusual
-                    kept = protein.apply_policy(letters, residues)
-                    if kept is None:
-                        account.drop("non-standard residue", record)
-                        continue
-                    letters = kept
-            except AlphabetError as error:
-                raise UserError(f"{record.where}: {error}") from error
-            if len(letters) < min_length:
-                account.drop("shorter than min_length" if letters else "no residue but gaps and stops", record)
-            elif max_length is not None and len(letters) > max_length:
-                account.drop("longer than max_length", record)
-            else:
-                account.kept += 1
-                account.residues += len(letters)
-                account.nucleotide_like += nucleotide_like
-                yield record, letters
+    for number, source in enumerate(sources):
+        account.source = number
+        yield from clean_records(read(source, options), residues, account, min_length, max_length)
+
+
+def clean_records(
+    records: Iterable[Record], residues: ResiduePolicy, account: Account, min_length: int, max_length: int | None
+) -> Iterator[tuple[Record, bytes]]:
+    """As `clean`, of records that were read already."""
+    for record in records:
+        account.read += 1
+        try:
+            letters = protein.tidy(record.raw)
+            # Few proteins begin so; the whole is looked at only where one does.
+            nucleotide_like = not letters[:8].translate(None, _NUCLEOTIDES) and not letters.translate(
+                None, _NUCLEOTIDES
+            )
+            unusual = protein.count_nonstandard(letters)
+            if unusual:
+                account.with_nonstandard += 1
+                account.nonstandard_residues += unusual
+                kept = protein.apply_policy(letters, residues)
+                if kept is None:
+                    account.drop("non-standard residue", record)
+                    continue
+                letters = kept
+        except AlphabetError as error:
+            raise UserError(f"{record.where}: {error}") from error
+        if len(letters) < min_length:
+            account.drop("shorter than min_length" if letters else "no residue but gaps and stops", record)
+        elif max_length is not None and len(letters) > max_length:
+            account.drop("longer than max_length", record)
+        else:
+            account.kept += 1
+            account.residues += len(letters)
+            account.nucleotide_like += nucleotide_like
+            yield record, letters

@@ -13,15 +13,17 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, NamedTuple, cast
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biometro.data import families
+from biometro.data import families, fasta
+from biometro.data.fasta import short
 from biometro.errors import UserError
 
 Format = Literal["auto", "fasta", "csv", "tsv", "parquet"]
@@ -38,12 +40,11 @@ EXAMPLES: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
     "example:families": partial(families.records, seed=0, families=8, members=256),
 }
 
-_FASTA_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz*-. \t\r\n"
+_PIECE_ROWS = 1 << 16
 _MAX_FIELD = 1 << 27  # characters in one CSV cell: above the longest known protein by three orders
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One sequence as it stands in its file. `line` is 1-based: the header's line, or the table's row. `split` is the
     side of the split that its table names."""
 
@@ -56,6 +57,23 @@ class Record:
     @property
     def where(self) -> str:
         return f"{self.source}, line {self.line}"
+
+
+class Piece(NamedTuple):
+    """A part of one source that can be read by itself, anywhere.
+
+    FASTA comes as its bytes, `data`, of which `first` is the line. Of a Parquet file, `groups` names the row groups
+    and `first` the row before them. With neither it is the whole source.
+    """
+
+    source: int  # its number in the list of sources
+    first: int = 0
+    data: bytes | None = None
+    groups: tuple[int, ...] | None = None
+
+    @property
+    def whole(self) -> bool:
+        return self.data is None and self.groups is None
 
 
 @dataclass
@@ -141,7 +159,7 @@ def _expand_paths(name: str) -> list[str]:
     except UserError:
         raise
     except Exception as error:  # fsspec's file systems are many, and each fails in its own way
-        raise UserError(f"{name}: cannot be reached ({_short(error)})") from error
+        raise UserError(f"{name}: cannot be reached ({short(error)})") from error
     return [name]
 
 
@@ -163,39 +181,83 @@ def read(source: Source, options: ReadOptions = ReadOptions()) -> Iterator[Recor
     Raises UserError naming file and line for anything that is not what the format promises: an empty or
     truncated file, text without a header, a header without a sequence, a missing column.
     """
-    if source.format == "text":
-        source.records, source.bytes = 1, len(source.name)
-        source.sha256 = hashlib.sha256(source.name.encode()).hexdigest()
-        yield Record("", source.name.encode(), "given sequence", 1)
-        return
-    if source.format == "example":
-        digest = hashlib.sha256()
-        for number, (id_, letters) in enumerate(EXAMPLES[source.name](), 1):
-            digest.update(letters.encode())
-            source.records, source.bytes = number, source.bytes + len(letters)
-            yield Record(id_, letters.encode(), source.name, number)
-        source.sha256 = digest.hexdigest()
-        return
-    reader: Callable[[Source, IO[bytes], ReadOptions], Iterator[Record]]
+    for piece in pieces(0, source, options):
+        for record in read_piece(piece, source, options):
+            source.records += 1
+            yield record
+
+
+def pieces(number: int, source: Source, options: ReadOptions = ReadOptions(), whole: bool = False) -> Iterator[Piece]:
+    """The pieces of one source, in order; fills in its digest and bytes, unless it comes as one whole piece.
+
+    Args:
+        number: of the source in the list of all.
+        source: what to cut.
+        options: how to read.
+        whole: do not cut.
+
+    Raises UserError as `read` does, for what shows without reading the records.
+    """
     if options.split_column is not None and source.format not in ("csv", "tsv", "parquet"):
         raise UserError(f"{source.name}: only a table has a column {options.split_column!r} to split by")
-    reader = {"fasta": _read_fasta, "csv": _read_table, "tsv": _read_table, "parquet": _read_parquet}[source.format]
+    if whole or source.format not in ("fasta", "parquet"):
+        yield Piece(number)
+        return
+    with _opened(source) as (raw, counted):
+        if source.format == "fasta":
+            for line, data in fasta.cut(_decompress(counted), source.name):
+                yield Piece(number, line, data)
+        else:
+            file = pq.ParquetFile(raw)
+            _check_columns(source, options, file.schema_arrow.names)
+            if file.metadata.num_rows == 0:
+                raise UserError(fasta.no_sequence(source.name))
+            yield from _row_groups(number, file)
+            raw.seek(0)  # read out of order, so counted in a pass of its own
+
+
+def read_piece(piece: Piece, source: Source, options: ReadOptions = ReadOptions()) -> Iterator[Record]:
+    """The records of one piece, in order. Of a whole source, also fills in its digest and bytes.
+
+    Raises UserError as `read` does.
+    """
+    if piece.data is not None:
+        for id_, raw, line in fasta.parse(piece.data, piece.first, source.name):
+            yield Record(id_, raw, source.name, line)
+    elif piece.groups is not None:
+        with _opened(source, count=False) as (handle, _):
+            yield from _read_parquet(source, pq.ParquetFile(handle), piece, options)
+    elif source.format == "text":
+        source.bytes, source.sha256 = len(source.name), hashlib.sha256(source.name.encode()).hexdigest()
+        yield Record("", source.name.encode(), "given sequence", 1)
+    elif source.format == "example":
+        digest, total = hashlib.sha256(), 0
+        for number, (id_, letters) in enumerate(EXAMPLES[source.name](), 1):
+            digest.update(letters.encode())
+            total += len(letters)
+            yield Record(id_, letters.encode(), source.name, number)
+        source.bytes, source.sha256 = total, digest.hexdigest()
+    elif source.format in ("csv", "tsv"):
+        with _opened(source) as (_, counted):
+            yield from _read_table(source, _decompress(counted), options)
+    else:
+        for part in pieces(piece.source, source, options):
+            yield from read_piece(part, source, options)
+
+
+@contextmanager
+def _opened(source: Source, count: bool = True) -> Iterator[tuple[IO[bytes], _CountingReader]]:
+    """A source's bytes, plain and counted; at the end what is left is read, and number and digest are kept."""
     try:
         with fsspec.open(source.name, "rb").open() as raw:
             counted = _CountingReader(raw)
-            handle = raw if source.format == "parquet" else _decompress(counted)
-            for record in reader(source, handle, options):
-                source.records += 1
-                yield record
-            if source.format == "parquet":  # read out of order above, so counted in a pass of its own
-                raw.seek(0)
+            yield raw, counted
+            if count:
                 while counted.read(1 << 20):
                     pass
-            source.bytes, source.sha256 = counted.count, counted.digest.hexdigest()
+                source.bytes, source.sha256 = counted.count, counted.digest.hexdigest()
     except (OSError, EOFError, pa.ArrowException) as error:
-        raise UserError(f"{source.name}, after {source.records:,} records: {_short(error)}") from error
-    if source.records == 0:
-        raise UserError(f"{source.name}, line 1: the file holds no sequence")
+        raise UserError(f"{source.name}: {short(error)}") from error
 
 
 class _CountingReader(io.RawIOBase):
@@ -229,66 +291,6 @@ def _decompress(raw: io.RawIOBase) -> IO[bytes]:
     return io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20)
 
 
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "runcated compressed stream" in text:
-        return "the compressed stream ends too early (is the file truncated?)"
-    return text[:300]
-
-
-# FASTA ---------------------------------------------------------------------------------------------------------
-
-
-def _read_fasta(source: Source, handle: IO[bytes], options: ReadOptions) -> Iterator[Record]:
-    header: bytes | None = None
-    header_line = 0
-    lines: list[bytes] = []
-    number = 0
-    try:
-        for number, line in enumerate(handle, 1):
-            if line.startswith(b">"):
-                if header is not None:
-                    yield _fasta_record(source, header, header_line, lines)
-                header, header_line, lines = line, number, []
-            elif header is not None:
-                lines.append(line)
-            elif line.removeprefix(b"\xef\xbb\xbf").startswith(b">"):  # a byte-order mark before the first header
-                header, header_line, lines = line[3:], number, []
-            elif line.strip():
-                raise UserError(
-                    f"{source.name}, line {number}: this is not FASTA: a header starting with '>' was expected, "
-                    f"found {line[:40].decode('latin-1').strip()!a}"
-                )
-    except (OSError, EOFError, pa.ArrowException) as error:
-        raise UserError(f"{source.name}, after line {number:,}: {_short(error)}") from error
-    if header is not None:
-        yield _fasta_record(source, header, header_line, lines)
-
-
-def _fasta_record(source: Source, header: bytes, header_line: int, lines: list[bytes]) -> Record:
-    raw = b"".join(lines)
-    if raw.translate(None, _FASTA_LETTERS):
-        for number, line in enumerate(lines, header_line + 1):
-            bad = line.translate(None, _FASTA_LETTERS)
-            if bad:
-                what = f"the character {chr(bad[0])!a}" if bad[0] < 128 else f"a non-ASCII byte 0x{bad[0]:02x}"
-                raise UserError(f"{source.name}, line {number}: {what} in a sequence")
-    if b"\r" in header.rstrip():
-        raise UserError(
-            f"{source.name}, line {header_line}: lines end in CR alone; convert them to LF (tr '\\r' '\\n')"
-        )
-    if not raw.strip():
-        raise UserError(f"{source.name}, line {header_line}: a header without a sequence")
-    try:
-        words = header[1:].decode("utf-8").split(None, 1)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{source.name}, line {header_line}: the header is neither ASCII nor UTF-8 "
-            f"(byte 0x{header[1 + error.start]:02x})"
-        ) from error
-    return Record(words[0] if words else "", raw, source.name, header_line)
-
-
 # Tables --------------------------------------------------------------------------------------------------------
 
 
@@ -314,30 +316,43 @@ def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iter
         id_column, split_column = (
             None if name is None else names.index(name) for name in (options.id_column, options.split_column)
         )
+        number = 0
         for row in rows:
             if not row:
                 continue
+            number += 1
             if len(row) != len(names):
                 raise UserError(
                     f"{source.name}, line {rows.line_num}: {len(row)} fields where the header has {len(names)}"
                 )
-            id_ = str(source.records + 1) if id_column is None else row[id_column]
+            id_ = str(number) if id_column is None else row[id_column]
             split = None if split_column is None else row[split_column]
             yield _cell_record(source, id_, row[column], rows.line_num, split)
+        if number == 0:
+            raise UserError(fasta.no_sequence(source.name))
     except csv.Error as error:
-        raise UserError(f"{source.name}, line {rows.line_num}: {_short(error)}") from error
+        raise UserError(f"{source.name}, line {rows.line_num}: {short(error)}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{source.name}, after line {rows.line_num}: not UTF-8 ({_short(error)})") from error
+        raise UserError(f"{source.name}, after line {rows.line_num}: not UTF-8 ({short(error)})") from error
     except (OSError, EOFError, pa.ArrowException) as error:
-        raise UserError(f"{source.name}, after line {rows.line_num}: {_short(error)}") from error
+        raise UserError(f"{source.name}, after line {rows.line_num}: {short(error)}") from error
 
 
-def _read_parquet(source: Source, handle: IO[bytes], options: ReadOptions) -> Iterator[Record]:
-    file = pq.ParquetFile(handle)
-    names = file.schema_arrow.names
-    _check_columns(source, options, names)
-    row = 0
-    for batch in file.iter_batches(batch_size=8192, columns=options.columns):
+def _row_groups(number: int, file: pq.ParquetFile) -> Iterator[Piece]:
+    """Pieces of whole row groups, of about _PIECE_ROWS rows."""
+    groups: list[int] = []
+    first = rows = 0
+    for group in range(file.num_row_groups):
+        groups.append(group)
+        rows += file.metadata.row_group(group).num_rows
+        if rows - first >= _PIECE_ROWS or group == file.num_row_groups - 1:
+            yield Piece(number, first, groups=tuple(groups))
+            groups, first = [], rows
+
+
+def _read_parquet(source: Source, file: pq.ParquetFile, piece: Piece, options: ReadOptions) -> Iterator[Record]:
+    row = piece.first
+    for batch in file.iter_batches(batch_size=8192, row_groups=list(piece.groups or ()), columns=options.columns):
         cells = batch.column(options.column).to_pylist()
         ids, sides = (
             [None] * len(cells) if name is None else batch.column(name).to_pylist()

@@ -20,6 +20,7 @@ BUCKETS = 256
 DIGEST_BYTES = 16
 ENTRY = np.dtype([("digest", np.uint8, (DIGEST_BYTES,)), ("length", "<u4"), ("side", np.uint8)])
 BY_DIGEST, TRAIN, VALID = 0, 1, 2  # on which side of the split a sequence falls
+_SIDE = {None: bytes([BY_DIGEST]), False: bytes([TRAIN]), True: bytes([VALID])}  # by what `add` is told
 
 
 class Spool:
@@ -43,11 +44,9 @@ class Spool:
         """One sequence in letters of the alphabet. `held_out` None leaves the split to its digest; a sequence that
         comes twice and is held out once is held out."""
         digest = hashlib.blake2b(letters, digest_size=DIGEST_BYTES).digest()
-        tokens = self.alphabet.encode(letters)
         bucket = digest[0]
-        side = BY_DIGEST if held_out is None else VALID if held_out else TRAIN
-        self._entries[bucket] += digest + len(letters).to_bytes(4, "little") + bytes([side])
-        self._tokens[bucket] += tokens.tobytes()
+        self._entries[bucket] += digest + len(letters).to_bytes(4, "little") + _SIDE[held_out]
+        self._tokens[bucket] += self.alphabet.encode_bytes(letters)
         self.sequences += 1
         self._waiting += len(letters) + ENTRY.itemsize
         if self._waiting > self.buffer_bytes:

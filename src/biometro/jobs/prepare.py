@@ -15,9 +15,9 @@ from biometro.alphabet import PROTEIN, ResiduePolicy
 from biometro.data import splits
 from biometro.data.builder import build
 from biometro.data.corpus import Corpus
-from biometro.data.intake import Account, clean
+from biometro.data.fill import Cleaning, fill
+from biometro.data.intake import Account
 from biometro.data.sources import Format, ReadOptions, expand
-from biometro.data.spool import Spool
 from biometro.errors import UserError
 from biometro.files import new_folder
 
@@ -32,6 +32,7 @@ def prepare(
     format: Format = "auto",
     column: str = "sequence",
     split_column: str | None = None,
+    workers: int = 1,
     overwrite: bool = False,
 ) -> Corpus:
     """Turn sequence files into a corpus folder: cleaned, deduplicated, split, counted.
@@ -53,6 +54,7 @@ def prepare(
         column: of CSV, TSV and Parquet files, the one that holds the sequence.
         split_column: of these, one that says train or valid, instead of the hash; rows with anything else in it (a
             test set) are left out. A sequence that stands on both sides is held out.
+        workers: processes that read and clean; any number gives the same corpus.
         overwrite: replace a corpus that stands at `out`.
 
     Returns the corpus. Raises UserError, naming file and line, for input that is not what its format promises;
@@ -71,24 +73,19 @@ def prepare(
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
     if min_length < 1 or (max_length is not None and max_length < min_length):
         raise UserError(f"min_length {min_length} and max_length {max_length} leave nothing; at least 1, and in order")
+    if workers < 1:
+        raise UserError(f"workers is {workers}; at least 1")
     options = ReadOptions(format, column, split_column=split_column)
     sources = expand(data, options)
-    account, began = Account(), time.perf_counter()
+    began = time.perf_counter()
     with new_folder(folder) as work:
-        spool = Spool(work / "spool", PROTEIN)
-        for record, letters in clean(sources, options, residues, account, min_length=min_length, max_length=max_length):
-            held_out = splits.given(record.split)
-            if split_column is not None and held_out is None:
-                account.drop("neither train nor valid in the split column", record)
-            else:
-                spool.add(letters, held_out)
-        if spool.sequences == 0:
+        account = fill(work / "spools", sources, Cleaning(options, residues, min_length, max_length), workers)
+        if account.read == sum(account.dropped.values()):
             reasons = "; ".join(f"{reason}: {count:,}" for reason, count in account.dropped.items())
             raise UserError(f"no sequence is left of {account.read:,} ({reasons})")
-        spool.flush()
         info = build(
             work,
-            [spool.folder],
+            sorted((work / "spools").iterdir()),
             PROTEIN,
             lambda digests: splits.by_hash(digests, valid),
             {
@@ -106,7 +103,7 @@ def prepare(
                 "version": biometro.__version__,
             },
         )
-        shutil.rmtree(spool.folder)
+        shutil.rmtree(work / "spools")
     corpus = Corpus.open(folder)
     _report(corpus, info["duplicates"], account, residues, time.perf_counter() - began)
     return corpus

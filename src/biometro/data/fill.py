@@ -1,0 +1,134 @@
+"""Sources in, filled spools and one account out; by one process or many, for all of the input or one part of it.
+
+    sources ─▶ pieces ─▶ workers: read, clean ─▶ a spool each
+                                              └▶ an account each ─▶ added up
+
+Who reads which piece changes nothing: spools are read as one, and accounts keep the first places of all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from biometro.alphabet import PROTEIN, ResiduePolicy
+from biometro.data import splits
+from biometro.data.intake import Account, clean_records
+from biometro.data.sources import Piece, ReadOptions, Source, pieces, read_piece
+from biometro.data.spool import Spool
+from biometro.processes import Processes
+
+_BUFFER_BYTES = 256 << 20  # of all spools together, before sequences go to the disk
+_FILES_EACH = 4  # with so many files for every worker, each reads whole ones and none waits for the one that cuts
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What decides which letters of a record are kept: see `intake.clean`."""
+
+    options: ReadOptions
+    residues: ResiduePolicy = "keep_as_x"
+    min_length: int = 1
+    max_length: int | None = None
+
+
+class Found(NamedTuple):
+    """What a piece held: records of its source, and of a whole source its size and digest."""
+
+    source: int
+    records: int
+    bytes: int
+    sha256: str | None
+
+
+class Filler:
+    """Reads pieces into one spool.
+
+    Args:
+        folder: of the spool.
+        sources: all of them; pieces name them by number.
+        cleaning: what is kept.
+        buffer_bytes: of the spool.
+    """
+
+    def __init__(self, folder: Path, sources: list[Source], cleaning: Cleaning, buffer_bytes: int):
+        self.sources, self.cleaning, self.account = sources, cleaning, Account()
+        self.spool = Spool(folder, PROTEIN, buffer_bytes=buffer_bytes)
+
+    def __call__(self, piece: Piece) -> Found:
+        """Read one piece. Raises UserError, naming file and line, for what cannot be a protein sequence."""
+        how, account, before = self.cleaning, self.account, self.account.read
+        source = replace(self.sources[piece.source])
+        account.source = piece.source
+        records = read_piece(piece, source, how.options)
+        split = how.options.split_column is not None
+        for record, letters in clean_records(records, how.residues, account, how.min_length, how.max_length):
+            held_out = splits.given(record.split) if split else None
+            if split and held_out is None:
+                account.drop("neither train nor valid in the split column", record)
+            else:
+                self.spool.add(letters, held_out)
+        return Found(piece.source, account.read - before, source.bytes, source.sha256)
+
+    def finish(self) -> Account:
+        """Write the rest to the disk; what became of all records."""
+        self.spool.flush()
+        return self.account
+
+
+def fill(
+    folder: Path, sources: list[Source], cleaning: Cleaning, workers: int = 1, part: int = 0, parts: int = 1
+) -> Account:
+    """Read, clean and spool the input into folders `spool-0`, `spool-1`, ... of `folder`; fills in the sources.
+
+    Args:
+        folder: where to make the spools.
+        sources: the input; `sources[i]` gets the records that were found, and if read to its end, size and digest.
+        cleaning: what is kept.
+        workers: processes; with 1, it is this one.
+        part: 0-based, which of
+        parts: equal shares of the input to read: every so manieth file, or piece where there are fewer files.
+
+    Raises UserError, naming file and line, for what cannot be read; the first in the order of input.
+    """
+    makers = [
+        partial(Filler, folder / f"spool-{i}", [replace(s) for s in sources], cleaning, _BUFFER_BYTES // workers)
+        for i in range(workers)
+    ]
+    whole = workers > 1 and len(sources) >= _FILES_EACH * workers * parts
+    tasks = _share(sources, cleaning.options, whole, part, parts)
+    account = Account()
+    if workers == 1:
+        filler = makers[0]()
+        for piece in tasks:
+            _note(sources, filler(piece))
+        account.add(filler.finish())
+        return account
+    with Processes(makers) as processes:
+        for found in processes.run(tasks):
+            _note(sources, found)
+        for other in processes.finish():
+            account.add(other)
+    return account
+
+
+def _share(sources: list[Source], options: ReadOptions, whole: bool, part: int, parts: int) -> Iterator[Piece]:
+    by_file = len(sources) >= parts
+    number = itertools.count()
+    for index, source in enumerate(sources):
+        if by_file and index % parts != part:
+            continue
+        for piece in pieces(index, source, options, whole):
+            if by_file or next(number) % parts == part:
+                yield piece
+
+
+def _note(sources: list[Source], found: Found) -> None:
+    source = sources[found.source]
+    source.records += found.records
+    if found.sha256 is not None:
+        source.bytes, source.sha256 = found.bytes, found.sha256
