@@ -163,7 +163,7 @@ def clear_leftovers(path: Path) -> None:
     for kind in ("replaced", "writing"):
         for leftover in path.parent.glob(f".{path.name}.{kind}-*"):
             owner = leftover.name.rpartition("-")[2]
-            if owner.isdigit() and int(owner) != os.getpid() and _alive(int(owner)):
+            if owner.isdigit() and int(owner) != os.getpid() and alive(int(owner)):
                 continue
             if kind == "replaced" and not path.exists():
                 leftover.rename(path)
@@ -173,7 +173,8 @@ def clear_leftovers(path: Path) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from biometro.data import fasta, sources
+from biometro.data.fill import Cleaning, fill
 from biometro.errors import UserError
 from biometro.jobs.prepare import prepare
 from biometro.processes import Processes
@@ -87,16 +88,14 @@ def test_many_files_are_read_whole_by_each_worker(tmp_path: Path) -> None:
     assert content(tmp_path / "one") == content(tmp_path / "many")
 
 
-def test_one_big_file_keeps_all_workers_busy(tmp_path: Path) -> None:
-    """Every process leaves a spool that holds a fair share."""
-    from biometro.data.fill import Cleaning, fill
-
+def test_one_file_is_shared_out_to_all_workers(tmp_path: Path) -> None:
     path = tmp_path / "x.fasta"
-    path.write_bytes(fasta_of(sequences(20000, 0)))
+    path.write_bytes(fasta_of(sequences(500, 0)))
     found = sources.expand(str(path))
-    account = fill(tmp_path / "spools", found, Cleaning(sources.ReadOptions()), workers=2)
-    sizes = [sum(f.stat().st_size for f in spool.iterdir()) for spool in (tmp_path / "spools").iterdir()]
-    assert account.read == found[0].records == 22000 and len(sizes) == 2 and min(sizes) > 0.1 * sum(sizes)
+    account = fill(tmp_path / "spools", found, Cleaning(sources.ReadOptions()), workers=3)
+    assert account.read == found[0].records == 550
+    spools = list((tmp_path / "spools").iterdir())
+    assert len(spools) == 3 and all(any(spool.iterdir()) for spool in spools)
 
 
 def wrong_at(place: int, wrong: bytes) -> bytes:
@@ -144,6 +143,7 @@ class Echo:
         if task == "bug":
             raise KeyError("a bug")
         if isinstance(task, str) and task.startswith("wrong"):
+            time.sleep(0.3 * task.endswith("slowly"))
             raise UserError(task)
         if isinstance(task, float):
             time.sleep(task)
@@ -171,7 +171,7 @@ def test_results_come_in_order_and_processes_go() -> None:
 
 def test_the_first_error_in_order_wins() -> None:
     def tasks() -> Iterator[Any]:
-        yield from (1, 0.2, "wrong first", 3, "wrong second")
+        yield from (1, "wrong first, slowly", 3, "wrong second")
         raise UserError("wrong last")
 
     for _ in range(3):
