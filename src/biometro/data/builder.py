@@ -77,15 +77,17 @@ def build(
 
 
 def _write_offsets(path: Path, parts: list[Path], count: int) -> None:
-    offsets = np.lib.format.open_memmap(path, mode="w+", dtype=np.int64, shape=(count + 1,))
-    offsets[0] = total = done = 0
-    for part in parts:
-        with part.open("rb") as handle:
-            while chunk := handle.read(4 << 20):
-                ends = np.cumsum(np.frombuffer(chunk, dtype="<u4"), dtype=np.int64) + total
-                offsets[done + 1 : done + 1 + len(ends)] = ends
-                done, total = done + len(ends), int(ends[-1])
-    offsets.flush()
+    header = {"descr": "<i8", "fortran_order": False, "shape": (count + 1,)}
+    total = 0
+    with path.open("wb") as out:  # not a memory map: its pages would count as memory, eight bytes a sequence
+        np.lib.format.write_array_header_1_0(out, header)
+        out.write(bytes(8))
+        for part in parts:
+            with part.open("rb") as handle:
+                while chunk := handle.read(4 << 20):
+                    ends = np.cumsum(np.frombuffer(chunk, dtype="<u4"), dtype="<i8") + total
+                    out.write(ends.tobytes())
+                    total = int(ends[-1])
 
 
 class _Tally:

@@ -22,7 +22,6 @@ from biometro.data.sources import Piece, ReadOptions, Source, pieces, read_piece
 from biometro.data.spool import Spool
 from biometro.processes import Processes
 
-_BUFFER_BYTES = 256 << 20  # of all spools together, before sequences go to the disk
 _FILES_EACH = 4  # with so many files for every worker, each reads whole ones and none waits for the one that cuts
 
 
@@ -52,12 +51,11 @@ class Filler:
         folder: of the spool.
         sources: all of them; pieces name them by number.
         cleaning: what is kept.
-        buffer_bytes: of the spool.
     """
 
-    def __init__(self, folder: Path, sources: list[Source], cleaning: Cleaning, buffer_bytes: int):
+    def __init__(self, folder: Path, sources: list[Source], cleaning: Cleaning):
         self.sources, self.cleaning, self.account = sources, cleaning, Account()
-        self.spool = Spool(folder, PROTEIN, buffer_bytes=buffer_bytes)
+        self.spool = Spool(folder, PROTEIN)
 
     def __call__(self, piece: Piece) -> Found:
         """Read one piece. Raises UserError, naming file and line, for what cannot be a protein sequence."""
@@ -95,10 +93,7 @@ def fill(
 
     Raises UserError, naming file and line, for what cannot be read; the first in the order of input.
     """
-    makers = [
-        partial(Filler, folder / f"spool-{i}", [replace(s) for s in sources], cleaning, _BUFFER_BYTES // workers)
-        for i in range(workers)
-    ]
+    makers = [partial(Filler, folder / f"spool-{i}", [replace(s) for s in sources], cleaning) for i in range(workers)]
     whole = workers > 1 and len(sources) >= _FILES_EACH * workers * parts
     tasks = _share(sources, cleaning.options, whole, part, parts)
     account = Account()

@@ -32,7 +32,7 @@ class Spool:
         buffer_bytes: memory that may be used before sequences go to the disk.
     """
 
-    def __init__(self, folder: Path, alphabet: Alphabet, *, buffer_bytes: int = 256 << 20):
+    def __init__(self, folder: Path, alphabet: Alphabet, *, buffer_bytes: int = 64 << 20):
         self.folder, self.alphabet, self.buffer_bytes = folder, alphabet, buffer_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self._entries = [bytearray() for _ in range(BUCKETS)]
