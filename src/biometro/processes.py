@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from biometro.errors import UserError
 
+_SAID = (UserError, OSError)  # errors that are a result, such as a full disk; any other is a bug
 _AT_ONCE = 2  # tasks a process holds: one that it works on, one that it will find waiting
 _COMMAND = "import sys; sys.path[:] = {path!r}; from biometro.processes import _child; _child({handle})"
 
@@ -77,13 +78,13 @@ class Processes:
     def run(self, tasks: Iterable[Any], ahead: int | None = None) -> Iterator[Any]:
         """The results of all tasks, in the order of tasks.
 
-        Of several UserErrors, from the tasks or from taking the next one, the first in that order is raised.
+        Of several errors, from the tasks or from taking the next one, the first in that order is raised.
 
         Args:
             tasks: taken one by one, as processes have need of them.
             ahead: how many results at most may wait for one that stands before them.
 
-        Raises UserError as the workers do, and where a process was killed.
+        Raises UserError and OSError as the workers do, and UserError where a process was killed.
         """
         stream, more = iter(tasks), True
         load = [0] * len(self._pipes)
@@ -108,18 +109,22 @@ class Processes:
                     number, result = self._receive(process)
                     results[number] = result
                     load[process] -= 1
-                    more = more and not isinstance(result, UserError)
+                    more = more and not isinstance(result, _SAID)
             while done in results:
                 result, done = results.pop(done), done + 1
-                if isinstance(result, UserError):
+                if isinstance(result, _SAID):
                     raise result
                 yield result
 
     def finish(self) -> list[Any]:
-        """What each worker has gathered, in the order of their makers. Raises UserError as `run` does."""
+        """What each worker has gathered, in the order of their makers. Raises as `run` does."""
         for process in range(len(self._pipes)):
             self._send(process, None)
-        return [self._receive(process)[1] for process in range(len(self._pipes))]
+        results = [self._receive(process)[1] for process in range(len(self._pipes))]
+        for result in results:
+            if isinstance(result, _SAID):
+                raise result
+        return results
 
     def _send(self, process: int, thing: Any) -> None:
         try:
@@ -138,9 +143,9 @@ class Processes:
 
     def _died(self, process: int) -> UserError:
         status = self._processes[process].wait()
-        how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         return UserError(
-            f"one of {len(self._pipes)} worker processes ended {how}, perhaps for want of memory; "
+            f"one of {len(self._pipes)} worker processes {how}, perhaps for want of memory; "
             "start again, with fewer workers if it comes again"
         )
 
@@ -164,15 +169,20 @@ def _child(handle: int) -> None:
                 os._exit(1)
 
     try:
-        worker = pipe.recv()()
+        maker = pipe.recv()
         threading.Thread(target=listen, daemon=True).start()
+        worker = maker()
         while (task := tasks.get()) is not None:
             try:
                 result = worker(task[1])
-            except UserError as error:
-                result = UserError(str(error))
+            except _SAID as error:
+                result = error
             pipe.send((task[0], result))
-        pipe.send((-1, worker.finish()))
+        try:
+            result = worker.finish()
+        except _SAID as error:
+            result = error
+        pipe.send((-1, result))
     except EOFError:
         os._exit(1)
     except Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import json
 import os
@@ -145,6 +146,8 @@ class Echo:
         if isinstance(task, str) and task.startswith("wrong"):
             time.sleep(0.3 * task.endswith("slowly"))
             raise UserError(task)
+        if task == "full":
+            raise OSError(errno.ENOSPC, "No space left on device")
         if isinstance(task, float):
             time.sleep(task)
         return task
@@ -179,11 +182,26 @@ def test_the_first_error_in_order_wins() -> None:
             list(processes.run(tasks()))
     with Processes([Echo]) as processes, pytest.raises(RuntimeError, match="KeyError: 'a bug'"):
         list(processes.run(["bug"]))
+    with Processes([Echo]) as processes, pytest.raises(OSError, match="No space left on device"):
+        list(processes.run([1, "full"]))
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    data = write_input(tmp_path / "in")
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from biometro.cli import main"
+    )
+    for workers in (1, 2):
+        options = ["prepare", f"--data={data}", f"--out={tmp_path / 'c'}", f"--workers={workers}"]
+        command = [sys.executable, "-c", f"{limited}; from biometro.cli import main; sys.exit(main({options!r}))"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1 and "could not be written" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
 @pytest.mark.timeout(60)
 def test_a_killed_worker_is_one_clear_error() -> None:
-    with Processes([Echo, Echo]) as processes, pytest.raises(UserError, match="ended by SIGKILL, perhaps for want of"):
+    with Processes([Echo, Echo]) as processes, pytest.raises(UserError, match="killed by SIGKILL, perhaps for want of"):
         list(processes.run([1, 2, "die", *range(1000)]))
 
 
@@ -229,5 +247,5 @@ def test_a_worker_that_is_killed_ends_the_job_with_one_line(tmp_path: Path) -> N
     os.kill(workers[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and errors.decode().count("\n") == 1
-    assert "worker processes ended by SIGKILL" in errors.decode() and not any(map(running, workers))
+    assert "worker processes was killed by SIGKILL" in errors.decode() and not any(map(running, workers))
     assert [p.name for p in tmp_path.iterdir()] == ["long.fasta"]

@@ -49,6 +49,14 @@ def test_parts_in_any_order_make_the_corpus_of_one_machine(tmp_path: Path, order
         prepare(data, out, part="2/3", **{**OPTIONS, "valid": 0.5})
 
 
+def test_more_machines_than_files_of_every_kind(tmp_path: Path) -> None:
+    data = write_input(tmp_path / "in")
+    prepare(data, str(tmp_path / "one"), **OPTIONS)
+    found = [prepare(data, str(tmp_path / "c"), part=f"{i}/7", **OPTIONS) for i in range(7, 0, -1)]
+    assert [corpus is None for corpus in found] == [True] * 6 + [False]
+    assert content(tmp_path / "one") == content(tmp_path / "c")
+
+
 def test_one_file_is_shared_by_more_machines_than_files(tmp_path: Path) -> None:
     path = tmp_path / "x.fasta.gz"
     path.write_bytes(gzip.compress(fasta_of(sequences(800, 0))))

@@ -107,11 +107,15 @@ class Parts:
                     handle.write(f"{me} {os.getpid()}")
                 return None
             except FileExistsError:
-                host, _, process = claim.read_text(encoding="utf-8").partition(" ")
+                host, _, process = _text(claim).partition(" ")
                 if host == me and process.isdigit() and not alive(int(process)):
                     claim.unlink(missing_ok=True)
                     continue
                 return f"process {process or '?'} on {host or '?'} is assembling; if it was killed, remove {claim}"
+            except FileNotFoundError:
+                return "the corpus has just been assembled"
+            except OSError as error:
+                raise UserError(f"{claim}: could not be written ({error.strerror})") from error
 
     def release(self) -> None:
         """Give the assembly up, so that another may take it on."""
@@ -156,3 +160,10 @@ def _about(part: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{part}: damaged; remove it and prepare this part again") from error
     return about
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:  # it went in the meantime
+        return ""

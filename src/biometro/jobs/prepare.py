@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,9 @@ def prepare(
         formats = [source.format for source in sources]
         settings = {"files": names, "formats": formats, **options, "version": biometro.__version__}
         shared = parts.Parts(folder, of, settings)
-        if not _add_part(shared, number, sources, cleaning, workers):
+        if not _add_part(shared, number, [replace(source) for source in sources], cleaning, workers):
             return Corpus.open(folder) if _made_of(folder, names, options) else None
         try:
-            sources = expand(data, ReadOptions(format))
             account, spools = shared.load(sources)
             with new_folder(folder) as work:
                 info = _assemble(work, spools, account, sources, options)
