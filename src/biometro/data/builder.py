@@ -19,6 +19,8 @@ from biometro.data.spool import BUCKETS, BY_DIGEST, VALID, unique_sequences
 from biometro.errors import UserError
 from biometro.files import sha256_of
 
+_AT_ONCE = 4096  # sequences
+
 
 def build(
     work: Path,
@@ -101,8 +103,11 @@ class _Tally:
         self.sequences = 0
 
     def add(self, tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
-        if len(lengths) == 0:
-            return
+        for first in range(0, len(lengths), _AT_ONCE):  # or counting would take many times the bucket's memory
+            block = slice(first, first + _AT_ONCE)
+            self._add(tokens, starts[block], lengths[block])
+
+    def _add(self, tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
         flat = np.concatenate([tokens[s : s + n] for s, n in zip(starts, lengths, strict=True)])
         self._tokens.write(flat.tobytes())
         self._lengths.write(lengths.astype("<u4").tobytes())

@@ -80,6 +80,11 @@ def unique_sequences(spools: Sequence[Path], bucket: int) -> tuple[np.ndarray, n
     return entries[kept], starts[kept], tokens, len(entries)
 
 
-def _joined(spools: Sequence[Path], kind: str, bucket: int) -> bytes:
-    files = (spool / f"{kind}-{bucket:03d}" for spool in spools)
-    return b"".join(file.read_bytes() for file in files if file.exists())
+def _joined(spools: Sequence[Path], kind: str, bucket: int) -> bytearray:
+    files = [file for spool in spools if (file := spool / f"{kind}-{bucket:03d}").exists()]
+    joined = bytearray(sum(file.stat().st_size for file in files))
+    view = memoryview(joined)
+    for file in files:
+        with file.open("rb") as handle:
+            view = view[handle.readinto(view) :]
+    return joined
