@@ -109,7 +109,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError:  # no locks on this file system
             holder = _holder(handle)
             here = holder["host"] == socket.gethostname()
-            if holder["host"] and not (here and not _alive(int(holder["process"]))):
+            if holder["host"] and not (here and not alive(int(holder["process"]))):
                 raise UserError(
                     f"{folder} is in use by {holder['who']}; wait for it, or remove {path} if it is gone"
                 ) from None
