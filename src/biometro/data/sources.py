@@ -22,7 +22,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biometro.data import families, fasta
+from biometro.data import families, fasta, remote
 from biometro.data.fasta import short
 from biometro.errors import UserError
 
@@ -139,7 +139,7 @@ def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> l
         if letters_only and not os.path.exists(name):  # noqa: PTH110 (Path.exists raises on a long name)
             sources.append(Source(name, "text"))
             continue
-        for path in _expand_paths(name):
+        for path in remote.guarded(name, _expand_paths, name):
             sources.append(Source(path, _format_of(path, options.format)))
     return sources
 
@@ -249,7 +249,7 @@ def read_piece(piece: Piece, source: Source, options: ReadOptions = ReadOptions(
 def _opened(source: Source, count: bool = True) -> Iterator[tuple[IO[bytes], _CountingReader]]:
     """A source's bytes, plain and counted; at the end what is left is read, and number and digest are kept."""
     try:
-        with fsspec.open(source.name, "rb").open() as raw:
+        with remote.open_binary(source.name) as raw:
             counted = _CountingReader(raw)
             yield raw, counted
             if count:
