@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 
 import common
 from biometro.alphabet import PROTEIN
-from biometro.data.corpus import Split
+from biometro.data.corpus import Shard, Split
 from biometro.data.loader import Loader, PackingConfig
 from biometro.model.encoder import EncoderConfig
 from biometro.objectives.corruption import generator_for
@@ -86,7 +86,7 @@ def packs(sequences: Sequence[bytes], steps: int, seed: int) -> Loader:
     """A loader that lays the sequences out in as many packs as the other loop has batches."""
     offsets, longest = np.cumsum([0, *map(len, sequences)]), max(map(len, sequences))
     budget = -(-(int(offsets[-1]) + 2 * len(sequences)) // steps) + longest + 1
-    split = Split(PROTEIN.encode(b"".join(sequences)), offsets)
+    split = Split.of(Shard(PROTEIN.encode(b"".join(sequences)), offsets))
     return Loader(split, PROTEIN, PackingConfig(batch_tokens=budget, crop=longest), seed)
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biometro.alphabet import PROTEIN
 from biometro.data import builder
 from biometro.data.corpus import Corpus
+from biometro.data.loader import Loader, PackingConfig
 from biometro.data.splits import by_hash
 from biometro.data.spool import Spool
 from biometro.errors import UserError
@@ -24,7 +31,12 @@ SEQUENCES = st.lists(st.text("ACDEFGHIKLMNPQRSTVWYX", min_size=1, max_size=30), 
 
 
 def build(
-    folder: Path, sequences: list[str], valid: float = 0.3, buffer_bytes: int = 1 << 20, spools: int = 1
+    folder: Path,
+    sequences: list[str],
+    valid: float = 0.3,
+    buffer_bytes: int = 1 << 20,
+    spools: int = 1,
+    shard_residues: int = 1 << 30,
 ) -> Corpus:
     parts = [Spool(folder.parent / f"{folder.name}-{i}", PROTEIN, buffer_bytes=buffer_bytes) for i in range(spools)]
     for number, sequence in enumerate(sequences):
@@ -32,8 +44,28 @@ def build(
     for part in parts:
         part.flush()
     with new_folder(folder) as work:
-        builder.build(work, [part.folder for part in parts], PROTEIN, lambda digests: by_hash(digests, valid), {})
+        builder.build(
+            work,
+            [part.folder for part in parts],
+            PROTEIN,
+            lambda digests: by_hash(digests, valid),
+            {},
+            shard_residues=shard_residues,
+        )
     return Corpus.open(folder)
+
+
+def assert_shards_are_full(corpus: Corpus, shard_residues: int) -> None:
+    """None is above the limit but one of a single sequence, and none ends before it must; histograms are right."""
+    for name, infos in corpus.shards.items():
+        split = corpus.split(name)
+        shards = [split.shard(i) for i in range(len(infos))]
+        for shard, info, histogram in zip(shards, infos, split.histograms, strict=True):
+            assert (len(shard), len(shard.tokens)) == (info.sequences, info.residues)
+            assert info.residues <= shard_residues or info.sequences == 1
+            assert Counter(dict(histogram.tolist())) == Counter(len(shard[i]) for i in range(len(shard)))
+        for one, two in pairwise(shards):
+            assert len(one.tokens) + len(two[0]) > shard_residues
 
 
 def contents(corpus: Corpus, name: str) -> list[str]:
@@ -41,9 +73,10 @@ def contents(corpus: Corpus, name: str) -> list[str]:
     return [PROTEIN.decode(split[i]) for i in range(len(split))]
 
 
-@given(SEQUENCES, st.integers(0, 100))
+@settings(max_examples=25)
+@given(SEQUENCES, st.integers(0, 100), st.integers(1, 200))
 def test_a_corpus_is_the_set_of_its_sequences(
-    tmp_path_factory: pytest.TempPathFactory, sequences: list[str], seed: int
+    tmp_path_factory: pytest.TempPathFactory, sequences: list[str], seed: int, shard_residues: int
 ) -> None:
     folder = tmp_path_factory.mktemp("c")
     sequences = ["MKTAYIAKQR", *sequences]
@@ -59,6 +92,16 @@ def test_a_corpus_is_the_set_of_its_sequences(
     assert sorted(train + valid) == sorted(set(sequences))
     assert (train, valid) == (contents(two, "train"), contents(two, "valid"))
     assert one.digest == two.digest
+    pieces = build(folder / "three", shuffled, spools=2, shard_residues=shard_residues)
+    pieces.verify()
+    assert (train, valid) == (contents(pieces, "train"), contents(pieces, "valid"))
+    again = build(folder / "four", sequences, shard_residues=shard_residues)
+    for file in sorted((folder / "three").iterdir()):
+        if file.suffix != ".json":
+            assert file.read_bytes() == (folder / "four" / file.name).read_bytes()
+    assert again.digest == pieces.digest
+    assert (again.digest == one.digest) == (pieces.shards == one.shards)
+    assert_shards_are_full(pieces, shard_residues)
     assert one.info["duplicates"] == len(sequences) - len(set(sequences))
     assert sum(one.info["splits"]["train"]["length_histogram"].values()) == len(train)
     counts = np.zeros(PROTEIN.size, dtype=int)
@@ -88,14 +131,17 @@ def test_unigram_entropy_is_that_of_the_letters(tmp_path: Path) -> None:
 def test_damage_is_found(tmp_path: Path) -> None:
     corpus = build(tmp_path / "c", ["MKTA", "GGGG", "WWWW"], valid=0.0)
     corpus.verify()
-    path = tmp_path / "c" / "tokens.bin"
+    path = tmp_path / "c" / "train-00000.bin"
     data = bytearray(path.read_bytes())
     data[3] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(UserError, match=r"tokens\.bin: damaged"):
+    with pytest.raises(UserError, match=r"train-00000\.bin: damaged"):
         Corpus.open(tmp_path / "c").verify()
     path.write_bytes(bytes(data[:-1]))
-    with pytest.raises(UserError, match="disagree"):
+    with pytest.raises(UserError, match=r"train-00000\.bin: damaged corpus \(11 bytes; by corpus\.json, 12\)"):
+        Corpus.open(tmp_path / "c")
+    path.unlink()
+    with pytest.raises(UserError, match=r"train-00000\.bin: damaged corpus \(No such file"):
         Corpus.open(tmp_path / "c")
     (tmp_path / "c" / "corpus.json").write_text("{")
     with pytest.raises(UserError, match="damaged corpus"):
@@ -162,3 +208,98 @@ def test_a_split_column_is_obeyed_and_held_out_wins(tmp_path: Path) -> None:
     fasta.write_text(">a\nMK\n")
     with pytest.raises(UserError, match="only a table"):
         prepare(str(fasta), str(tmp_path / "d"), split_column="fold")
+
+
+def test_a_shard_is_a_random_sample(tmp_path: Path) -> None:
+    """Files sorted by length: each shard still has long and short ones in proportion."""
+    random.seed(1)
+    sequences = ["".join(random.choices(PROTEIN.standard, k=10 + i // 100)) for i in range(6000)]
+    corpus = build(tmp_path / "c", sequences, valid=0, shard_residues=60_000)
+    split = corpus.split("train")
+    means = [split.shard(i).lengths.mean() for i in range(len(split.histograms))]
+    assert len(means) == 4 and max(abs(mean - 39.5) for mean in means[:-1]) < 2
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda info: info.update(format=1), r"corpus format 1; this version reads 2: prepare it again"),
+        (lambda info: info.update(format="x"), "corpus format"),
+        (lambda info: info["splits"]["train"]["shards"][0].update(residues=-5), "damaged corpus .*-5 where a number"),
+        (lambda info: info["splits"]["train"]["shards"][0].update(residues=True), "damaged corpus .*True where"),
+        (lambda info: info["splits"]["train"]["shards"][0].update(sequences=10**30), "damaged corpus .*where a number"),
+        (lambda info: info["splits"]["train"]["shards"][0].update(sequences=2), "sequences of train are not those"),
+        (lambda info: info["splits"]["train"]["shards"][0]["sha256"].update(bin="../../x"), "is no sha256"),
+        (lambda info: info["splits"]["train"]["shards"].append("../../etc/passwd"), "damaged corpus"),
+        (lambda info: info["splits"]["train"].update(shards=None), "damaged corpus"),
+        (lambda info: info["splits"]["train"].update(token_counts=[1]), "token_counts of train make no sense"),
+        (lambda info: info.update(length_rows=10**9), "more lengths than sequences"),
+        (lambda info: info.update(length_rows=0), "lengths.npy is not as it was"),
+        (lambda info: info["digests"].update(corpus="0" * 64), "changed by hand"),
+        (lambda info: info.update(sources=[{}]), "damaged corpus"),
+        (lambda info: info.pop("splits"), "damaged corpus"),
+    ],
+)
+def test_nothing_that_corpus_json_says_is_believed(tmp_path: Path, change: Change, message: str) -> None:
+    build(tmp_path / "c", ["MKTA", "GGGG", "WWWWW"], valid=0.0)
+    path = tmp_path / "c" / "corpus.json"
+    info = json.loads(path.read_text())
+    change(info)
+    path.write_text(json.dumps(info))
+    with pytest.raises(UserError, match=message) as error:
+        Corpus.open(tmp_path / "c")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["corpus.json", "lengths.npy", "train-00000.bin", "train-00000.npy"])
+def test_no_bytes_crash_a_corpus(tmp_path: Path, name: str) -> None:
+    build(tmp_path / "c", ["MKTA", "GGGG", "WWWWW"], valid=0.0)
+    path = tmp_path / "c" / name
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        try:
+            corpus = Corpus.open(tmp_path / "c")
+            assert all(corpus.split("train")[i].dtype == np.uint8 for i in range(3))
+        except UserError:
+            continue
+        if name != "corpus.json":  # of which not every word matters
+            with pytest.raises(UserError):
+                corpus.verify()
+
+
+@pytest.mark.parametrize("how", ["rewritten", "swapped", "gone", "prepared again"])
+def test_a_corpus_that_changes_under_a_run_is_noticed(tmp_path: Path, how: str) -> None:
+    sequences = ["MKTAYIAKQR" * 2, "GGGG", "WWWWW", "ACDEF"]
+    corpus = build(tmp_path / "c", sequences, valid=0.0, shard_residues=20)
+    corpus.check_unchanged()
+    loader = Loader(corpus.split("train"), PROTEIN, PackingConfig(100, 50), 0)
+    loader.batch(0)
+    path = tmp_path / "c" / "train-00001.bin"
+    if how == "rewritten":
+        path.write_bytes(path.read_bytes()[::-1])
+        os.utime(path, ns=(0, 0))
+    elif how == "swapped":
+        shutil.copy2(path, tmp_path / "copy")
+        (tmp_path / "copy").rename(path)
+    elif how == "gone":
+        path.unlink()
+    else:
+        build(tmp_path / "c", sequences, valid=0.0, shard_residues=20)
+    with pytest.raises(UserError, match=r"changed under the run"):
+        corpus.check_unchanged()
+    with pytest.raises(UserError, match=r"changed under the run"):
+        loader.batch(1)
+
+
+def test_batches_of_one_shard_notice_a_change_in_time(tmp_path: Path) -> None:
+    corpus = build(tmp_path / "c", ["MKTA", "GGGG", "WWWWW"], valid=0.0)
+    loader = Loader(corpus.split("train"), PROTEIN, PackingConfig(100, 50), 0)
+    loader.batch(0)
+    (tmp_path / "c" / "train-00000.npy").touch()
+    with pytest.raises(UserError, match=r"train-00000\.npy: changed under the run"):
+        for _ in range(1000):
+            loader.batch(0)

@@ -1,12 +1,12 @@
 """Spools in, the files of a corpus out.
 
-256 buckets ─▶ each alone: sort, drop duplicates, split ─▶ tokens.bin, offsets.npy, corpus.json
+256 buckets ─▶ each alone: sort, drop duplicates, split ─▶ shards of train and valid, lengths.npy, corpus.json
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from biometro.alphabet import Alphabet
-from biometro.data.corpus import FORMAT, corpus_digest
+from biometro.data.corpus import FORMAT, SPLITS, ShardInfo, corpus_digest, npy_header
 from biometro.data.spool import BUCKETS, BY_DIGEST, VALID, unique_sequences
 from biometro.errors import UserError
 from biometro.files import sha256_of
 
-_AT_ONCE = 4096  # sequences
+_AT_ONCE = 4096  # sequences: more would take many times a bucket's memory to count
+SHARD_RESIDUES = 1 << 30
+LARGEST_SHARD = 1 << 32  # residues; counts of lengths.npy are uint32
 
 
 def build(
@@ -28,8 +30,15 @@ def build(
     alphabet: Alphabet,
     held_out: Callable[[np.ndarray], np.ndarray],
     provenance: dict[str, Any],
+    *,
+    shard_residues: int = SHARD_RESIDUES,
 ) -> dict[str, Any]:
     """Deduplicate, split, and write the files of a corpus into the folder `work`; gives what corpus.json holds.
+
+    Sequences are written in the order of their digests, and a new shard begins where the next sequence would not fit
+    into the present one. A digest says nothing about the sequence it was taken of, so every shard is a random sample
+    of the whole corpus, whatever the order of files: reading shard after shard, each in random order, is as good for
+    training as one shuffle of everything.
 
     Args:
         work: where to write (see `biometro.files.new_folder`, which puts it in place when all went well).
@@ -37,10 +46,12 @@ def build(
         alphabet: of the sequences.
         held_out: (n, 16) uint8 digests -> (n,) bool, for the sequences that were added without a side.
         provenance: stored in corpus.json as given.
+        shard_residues: of a shard, at most (a longer sequence is a shard of its own); the last shard of a split has
+            what is left. At most 2^32.
 
     Raises UserError where nothing is left to train on.
     """
-    tallies = {name: _Tally(work, name, alphabet.size) for name in ("train", "valid")}
+    sides = {name: _Side(work, name, alphabet.size, shard_residues) for name in SPLITS}
     read = 0
     try:
         for bucket in range(BUCKETS):
@@ -50,77 +61,76 @@ def build(
             held = np.where(given == BY_DIGEST, held_out(entries["digest"]), given == VALID)
             lengths = entries["length"].astype(np.int64)
             for name, chosen in (("train", ~held), ("valid", held)):
-                tallies[name].add(tokens, starts[chosen], lengths[chosen])
+                sides[name].add(tokens, starts[chosen], lengths[chosen])
     finally:
-        for tally in tallies.values():
-            tally.close()
-    train, valid = tallies["train"], tallies["valid"]
+        for side in sides.values():
+            side.close()
+    train, valid = sides["train"], sides["valid"]
     if train.sequences == 0:
         raise UserError("no sequence is left to train on: all are held out; lower the held-out share")
-    tokens_path = train.tokens_path.rename(work / "tokens.bin")
-    with tokens_path.open("ab") as out, valid.tokens_path.open("rb") as part:
-        shutil.copyfileobj(part, out, 1 << 24)
-    _write_offsets(work / "offsets.npy", [train.lengths_path, valid.lengths_path], train.sequences + valid.sequences)
-    for path in (valid.tokens_path, train.lengths_path, valid.lengths_path):
-        path.unlink()
-    digests = {name: sha256_of(work / name) for name in ("tokens.bin", "offsets.npy")}
-    digests["corpus"] = corpus_digest(digests, train.sequences)
+    histograms = [histogram for side in sides.values() for histogram in side.histograms]
+    rows = [np.insert(histogram, 0, number, axis=1) for number, histogram in enumerate(histograms)]
+    table = np.concatenate(rows).astype("<u4")
+    (work / "lengths.npy").write_bytes(npy_header("<u4", table.shape) + table.tobytes())
+    lengths_digest = sha256_of(work / "lengths.npy")
     info = {
         "format": FORMAT,
         "alphabet": alphabet.to_json(),
         "sequences": train.sequences + valid.sequences,
         "duplicates": read - train.sequences - valid.sequences,
-        "splits": {name: tally.to_json() for name, tally in tallies.items()},
-        "digests": digests,
+        "splits": {name: side.to_json() for name, side in sides.items()},
+        "length_rows": len(table),
+        "digests": {
+            "lengths.npy": lengths_digest,
+            "corpus": corpus_digest([*train.shards, *valid.shards], lengths_digest),
+        },
         **provenance,
     }
     (work / "corpus.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
     return info
 
 
-def _write_offsets(path: Path, parts: list[Path], count: int) -> None:
-    header = {"descr": "<i8", "fortran_order": False, "shape": (count + 1,)}
-    total = 0
-    with path.open("wb") as out:  # not a memory map: its pages would count as memory, eight bytes a sequence
-        np.lib.format.write_array_header_1_0(out, header)
-        out.write(bytes(8))
-        for part in parts:
-            with part.open("rb") as handle:
-                while chunk := handle.read(4 << 20):
-                    ends = np.cumsum(np.frombuffer(chunk, dtype="<u4"), dtype="<i8") + total
-                    out.write(ends.tobytes())
-                    total = int(ends[-1])
+class _Side:
+    """Writes the shards of one split, and counts what passes. Holds one shard's lengths on the disk, not in memory."""
 
-
-class _Tally:
-    """Writes one split's tokens and lengths to temporary files and counts what passes."""
-
-    def __init__(self, work: Path, name: str, alphabet_size: int):
-        self.tokens_path, self.lengths_path = work / f"{name}.tokens", work / f"{name}.lengths"
-        self._tokens, self._lengths = self.tokens_path.open("wb"), self.lengths_path.open("wb")
+    def __init__(self, work: Path, name: str, alphabet_size: int, shard_residues: int):
+        self._work, self._name, self._shard_residues = work, name, shard_residues
         self.counts = np.zeros(alphabet_size, dtype=np.int64)
         self.length_counts = np.zeros(1, dtype=np.int64)
         self.sequences = 0
+        self.shards: list[ShardInfo] = []
+        self.histograms: list[np.ndarray] = []  # of each shard (K, 2): length, count
+        self._shard: _Shard | None = None
 
     def add(self, tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
-        for first in range(0, len(lengths), _AT_ONCE):  # or counting would take many times the bucket's memory
-            block = slice(first, first + _AT_ONCE)
-            self._add(tokens, starts[block], lengths[block])
-
-    def _add(self, tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
-        flat = np.concatenate([tokens[s : s + n] for s, n in zip(starts, lengths, strict=True)])
-        self._tokens.write(flat.tobytes())
-        self._lengths.write(lengths.astype("<u4").tobytes())
-        self.counts += np.bincount(flat, minlength=len(self.counts))
-        found = np.bincount(lengths)
-        if len(found) > len(self.length_counts):
-            found, self.length_counts = self.length_counts, found
-        self.length_counts[: len(found)] += found
-        self.sequences += len(lengths)
+        while len(lengths):
+            if self._shard is None:
+                self._shard = _Shard(self._work, f"{self._name}-{len(self.shards):05d}")
+            room = self._shard_residues - self._shard.residues
+            count = int(np.searchsorted(np.cumsum(lengths), room, side="right"))
+            if count == 0 and self._shard.sequences:
+                self.close()
+                continue
+            count = min(max(count, 1), _AT_ONCE)
+            flat = np.concatenate([tokens[s : s + n] for s, n in zip(starts[:count], lengths[:count], strict=True)])
+            self._shard.add(flat, lengths[:count])
+            self.counts += np.bincount(flat, minlength=len(self.counts))
+            self.sequences += count
+            starts, lengths = starts[count:], lengths[count:]
 
     def close(self) -> None:
-        self._tokens.close()
-        self._lengths.close()
+        """End the present shard, if there is one."""
+        shard, self._shard = self._shard, None
+        if shard is None:
+            return
+        self.shards.append(shard.close())
+        longer, shorter = self.length_counts, shard.length_counts
+        if len(longer) < len(shorter):
+            longer, shorter = shorter.copy(), longer
+        longer[: len(shorter)] += shorter
+        self.length_counts = longer
+        found = np.flatnonzero(shard.length_counts)
+        self.histograms.append(np.stack([found, shard.length_counts[found]], axis=1))
 
     def to_json(self) -> dict[str, Any]:
         histogram, low = {}, 1
@@ -142,4 +152,49 @@ class _Tally:
             "length_percentiles": quantiles,
             "length_histogram": histogram,
             "token_counts": self.counts.tolist(),
+            "shards": [
+                {
+                    "sequences": shard.sequences,
+                    "residues": shard.residues,
+                    "sha256": dict(zip(("bin", "npy"), shard.digests, strict=True)),
+                }
+                for shard in self.shards
+            ],
         }
+
+
+class _Shard:
+    """One shard being written."""
+
+    def __init__(self, work: Path, name: str):
+        self.name, self.path, self._lengths_path = name, work / name, work / f"{name}.lengths"
+        self._tokens = Path(f"{self.path}.bin").open("wb")  # noqa: SIM115 (closed by `close`)
+        self._lengths = self._lengths_path.open("wb")
+        self._sha256 = hashlib.sha256()
+        self.length_counts = np.zeros(1, dtype=np.int64)
+        self.sequences = self.residues = 0
+
+    def add(self, flat: np.ndarray, lengths: np.ndarray) -> None:
+        data = flat.tobytes()
+        self._tokens.write(data)
+        self._sha256.update(data)
+        self._lengths.write(lengths.astype("<u4").tobytes())
+        found = np.bincount(lengths, minlength=len(self.length_counts))
+        found[: len(self.length_counts)] += self.length_counts
+        self.length_counts = found
+        self.sequences += len(lengths)
+        self.residues += len(flat)
+
+    def close(self) -> ShardInfo:
+        self._tokens.close()
+        self._lengths.close()
+        offsets_path, last = Path(f"{self.path}.npy"), 0
+        with self._lengths_path.open("rb") as lengths, offsets_path.open("wb") as offsets:
+            offsets.write(npy_header("<i8", (self.sequences + 1,)) + bytes(8))
+            while chunk := lengths.read(4 << 20):
+                ends = np.cumsum(np.frombuffer(chunk, dtype="<u4"), dtype="<i8") + last
+                offsets.write(ends.tobytes())
+                last = int(ends[-1])
+        self._lengths_path.unlink()
+        digests = self._sha256.hexdigest(), sha256_of(offsets_path)
+        return ShardInfo(self.name, self.sequences, self.residues, digests)

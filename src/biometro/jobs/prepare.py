@@ -14,7 +14,7 @@ from rich.table import Table
 import biometro
 from biometro.alphabet import PROTEIN, ResiduePolicy
 from biometro.data import parts, splits
-from biometro.data.builder import build
+from biometro.data.builder import LARGEST_SHARD, SHARD_RESIDUES, build
 from biometro.data.corpus import Corpus
 from biometro.data.fill import Cleaning, fill
 from biometro.data.intake import Account
@@ -37,6 +37,7 @@ def prepare(
     split_column: str | None = None,
     workers: int = 1,
     part: str | None = None,
+    shard_residues: int = SHARD_RESIDUES,
     overwrite: bool = False,
 ) -> Corpus | None:
     """Turn sequence files into a corpus folder: cleaned, deduplicated, split, counted.
@@ -61,6 +62,7 @@ def prepare(
         workers: processes that read and clean; any number gives the same corpus.
         part: `3/16` reads the third of sixteen shares of the input and leaves it beside `out`; run one for each, on
             machines that share the folder. Whichever finishes last makes the corpus, the same as one machine would.
+        shard_residues: of one shard, at most: the piece in which a corpus is fetched from a URL and shuffled.
         overwrite: replace a corpus that stands at `out`.
 
     Returns the corpus, or None where it waits for other parts. Raises UserError, naming file and line, for input that
@@ -72,6 +74,8 @@ def prepare(
         raise UserError(f"min_length {min_length} and max_length {max_length} leave nothing; at least 1, and in order")
     if workers < 1:
         raise UserError(f"workers is {workers}; at least 1")
+    if not 1 <= shard_residues <= LARGEST_SHARD:
+        raise UserError(f"shard_residues is {shard_residues}; it must lie between 1 and {LARGEST_SHARD}")
     number, of = (1, 1) if part is None else parts.numbers(part)
     folder = Path(out)
     sources = expand(data, ReadOptions(format))
@@ -83,6 +87,7 @@ def prepare(
         "min_length": min_length,
         "max_length": max_length,
         "column": column,
+        "shard_residues": shard_residues,
     }
     names = [source.name for source in sources]
     if part is not None and not overwrite and _made_of(folder, names, options):
@@ -176,6 +181,7 @@ def _assemble(
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "version": biometro.__version__,
         },
+        shard_residues=options["shard_residues"],
     )
 
 

@@ -60,7 +60,8 @@ def pretrain(
     ends with 75, so they end with 0 then, and the file exit-status in the run folder holds the 75.
 
     Args:
-        data: corpus folder, made by `prepare`.
+        data: corpus folder, made by `prepare`, or its URL; shards of a URL wait in $BIOMETRO_CACHE (~/.cache/biometro),
+            in at most $BIOMETRO_CACHE_BYTES (64 GiB).
         run: run folder; made, or gone on with.
         objective: metro (an auxiliary model replaces residues, the model detects and restores them) or mlm.
         encoder: shape of the model that is kept.
@@ -117,7 +118,7 @@ def pretrain(
 
 
 def _validation(corpus: Corpus, packing: PackingConfig, seed: int, most: int) -> list[Batch]:
-    """The first held-out micro-batches, read forwards."""
+    """The first held-out micro-batches, read forwards. The loader ends here: it would keep a shard in the cache."""
     held_out = corpus.split("valid")
     if not len(held_out):
         return []
