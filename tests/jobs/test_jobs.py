@@ -329,6 +329,22 @@ def test_what_a_killed_process_left_is_cleared_or_put_back(tmp_path: Path) -> No
     assert (tmp_path / "c" / "good").exists()
 
 
+def test_shards_at_a_url_train_like_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("BIOMETRO_CACHE", str(tmp_path / "cache"))
+    corpus, near, far = tmp_path / "c", tmp_path / "near", tmp_path / "far"
+    arguments = ["prepare", "--data=example:families", f"--out={corpus}", "--valid=0.2"]
+    assert shell(*arguments, "--shard_residues=0") == 1
+    assert "shard_residues is 0" in capsys.readouterr().err
+    assert shell(*arguments, "--shard_residues=20000") == 0
+    assert len(list(corpus.glob("train-*.bin"))) > 3 and len(list(corpus.glob("valid-*.bin"))) > 1
+    assert shell("pretrain", f"--data={corpus}", f"--run={near}", *TINY) == 0
+    stop = ["--training.max_minutes=0"]
+    assert shell("pretrain", f"--data=file://{corpus}", f"--run={far}", *TINY, *stop) == 75
+    assert shell("pretrain", f"--data=file://{corpus}", f"--run={far}", *TINY) == 0  # report and all
+    models = [(run / "model" / "model.safetensors").read_bytes() for run in (near, far)]
+    assert models[0] == models[1]
+
+
 def test_mistakes_in_options_can_be_corrected(corpus: Path, tmp_path: Path) -> None:
     arguments = ["pretrain", f"--data={corpus}", f"--run={tmp_path / 'r'}", *TINY, "--report=false"]
     assert shell(*arguments, "--packing.batch_tokens=50") == 1

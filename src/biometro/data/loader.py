@@ -111,7 +111,6 @@ class Loader:
         if plan is None:
             while len(self._plans) >= _PLANS:  # before the next is opened: what is held cannot leave the cache
                 del self._plans[next(iter(self._plans))]
-            self.split.check()
             plan = self._draw_plan(epoch, number)
             following = int(order[place + 1] if place + 1 < len(order) else self._epoch(epoch + 1)[0][0])
             if following != number:
