@@ -123,7 +123,7 @@ def main(options: argparse.Namespace) -> None:
         ],
     ]  # fmt: skip
     title = f"Data order of {len(split):,} sequences, log-normal lengths (mean {options.mean}, sigma {options.sigma})"
-    common.print_table(f"{title}, epoch {epoch}, seed {options.seed}", ["", ""], rows)
+    common.print_table(f"{title}, epoch {epoch}, seed {options.seed}", ["quantity", "value"], rows)
 
 
 if __name__ == "__main__":

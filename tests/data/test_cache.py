@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.server
 import multiprocessing
 import random
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biometro.alphabet import PROTEIN
-from biometro.data import builder, remote
+from biometro.data import builder, cache, remote
 from biometro.data.cache import Cache
 from biometro.data.corpus import Corpus
 from biometro.data.loader import Loader, PackingConfig
@@ -232,20 +233,20 @@ def test_what_is_mapped_is_not_deleted_and_the_longest_unused_goes_first(
 ) -> None:
     names = ["train-00000.bin", "train-00001.bin", "train-00002.bin", "train-00003.bin"]
     files = {name: (size, sha) for shard in corpus.shards["train"] for name, size, sha in shard.files}
-    cache = Cache(tmp_path / "k", sum(files[name][0] for name in names[:3]) + 100)
+    kept = Cache(tmp_path / "k", sum(files[name][0] for name in names[:3]) + 100)
 
     def fetch(name: str) -> Any:
         size, sha = files[name]
-        return cache.open(f"{server.url}/{name}", sha, size)
+        return kept.open(f"{server.url}/{name}", sha, size)
 
     held = np.memmap(fetch(names[0]), dtype=np.uint8, mode="r")  # the handle is closed, the map lives
     content = held.tobytes()
     for name in (*names[1:3], names[1]):  # the second again: so the third is the longest unused
         fetch(name).close()
     fetch(names[3]).close()
-    there = {path.name for path in data_files(cache.folder)}
+    there = {path.name for path in data_files(kept.folder)}
     assert there == {files[name][1] for name in (names[0], names[1], names[3])}
-    for path in data_files(cache.folder):
+    for path in data_files(kept.folder):
         path.unlink()  # as a user may
     assert held.tobytes() == content
     del held
@@ -351,10 +352,23 @@ def test_two_processes_fetch_once(corpus: Corpus, server: Server, tmp_path: Path
     assert len(shards) == 2 * len(corpus.shards["train"]) and set(shards.values()) == {1}
 
 
+def test_a_process_that_stands_still_holds_up_nobody_for_long(
+    corpus: Corpus, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BIOMETRO_STALL_SECONDS", "0.2")
+    monkeypatch.setattr(cache, "_GRACE", 0.1)
+    name, size, sha256 = corpus.shards["train"][0].files[0]
+    (tmp_path / "cache").mkdir()
+    with (tmp_path / "cache" / f".{sha256}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=rf"{name}: another process has been fetching it"):
+            Cache().open(f"{server.url}/{name}", sha256, size)
+
+
 def test_what_a_killed_process_left_is_cleared(corpus: Corpus, server: Server, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / f".{'a' * 64}.writing-999999").write_bytes(b"half")
-    (cache / corpus.shards["train"][0].digests[0]).write_bytes(b"cut short")
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / f".{'a' * 64}.writing-999999").write_bytes(b"half")
+    (folder / corpus.shards["train"][0].digests[0]).write_bytes(b"cut short")
     assert batches(Corpus.open(server.url)) == batches(corpus)
-    assert not [path for path in cache.iterdir() if "writing" in path.name]
+    assert not [path for path in folder.iterdir() if "writing" in path.name]

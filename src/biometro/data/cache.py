@@ -29,6 +29,7 @@ from biometro.files import new_file
 
 CACHE_BYTES = 64 << 30
 _POLL = 0.1  # seconds between two looks at a lock
+_GRACE = 10.0  # seconds, above two silences of a server, that another process may take without a byte: its pauses
 
 
 class Cache:
@@ -124,7 +125,7 @@ class Cache:
     def _fetching(self, path: Path, url: str) -> Iterator[None]:
         """One process, and one thread of it, at a time. Raises UserError where the one before makes no progress."""
         with (self.folder / f".{path.name}.lock").open("a") as lock:
-            patience = 2 * remote.stall_seconds() + 30
+            patience = 2 * remote.stall_seconds() + _GRACE
             seen, since = -1, time.monotonic()
             while True:
                 try:
