@@ -62,10 +62,11 @@ def write_input(folder: Path) -> str:
 OPTIONS: dict[str, Any] = {"residues": "drop_sequence", "valid": 0.2, "min_length": 5, "max_length": 85}
 
 
-def content(folder: Path) -> tuple[bytes, bytes, dict[str, Any]]:
+def content(folder: Path) -> tuple[list[tuple[str, bytes]], dict[str, Any]]:
     info = json.loads((folder / "corpus.json").read_text())
     del info["created"]
-    return (folder / "tokens.bin").read_bytes(), (folder / "offsets.npy").read_bytes(), info
+    files = sorted(path for path in folder.iterdir() if path.name != "corpus.json")
+    return [(path.name, path.read_bytes()) for path in files], info
 
 
 @pytest.mark.parametrize("workers", [2, 3])

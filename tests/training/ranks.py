@@ -12,7 +12,7 @@ import torch
 
 from biometro.alphabet import PROTEIN
 from biometro.data.batch import Batch
-from biometro.data.corpus import Split
+from biometro.data.corpus import Shard, Split
 from biometro.data.loader import Loader, PackingConfig
 from biometro.model.encoder import EncoderConfig
 from biometro.objectives.metro import Metro, MetroConfig
@@ -33,7 +33,7 @@ def loader() -> Loader:
     random = np.random.default_rng(0)
     offsets = np.concatenate([[0], np.cumsum(random.integers(5, 40, 200))])
     tokens = random.choice(PROTEIN.standard_ids, size=int(offsets[-1])).astype(np.uint8)
-    return Loader(Split(tokens, offsets), PROTEIN, PackingConfig(200, 30, reverse=0.2), 0)
+    return Loader(Split.of(Shard(tokens, offsets)), PROTEIN, PackingConfig(200, 30, reverse=0.2), 0)
 
 
 def fresh(embeddings: Any = "tied") -> Objective:
