@@ -12,6 +12,7 @@ from typing import IO
 
 import pyarrow as pa
 
+from biometro.data.bounds import LONGEST_RECORD, too_long
 from biometro.errors import UserError
 
 PIECE_BYTES = 1 << 20
@@ -29,7 +30,8 @@ def cut(handle: IO[bytes], name: str, size: int | None = None) -> Iterator[tuple
         name: of the file, for messages.
         size: bytes to a piece, PIECE_BYTES unless given; a longer record makes a longer piece.
 
-    Raises UserError where the file is empty, does not begin with a header, cannot be read, or has CR for line ends.
+    Raises UserError where the file is empty, does not begin with a header, cannot be read, has CR for line ends, or a
+    record without end.
     """
     size = PIECE_BYTES if size is None else size
     whole_lines = 0
@@ -48,6 +50,8 @@ def cut(handle: IO[bytes], name: str, size: int | None = None) -> Iterator[tuple
                 blocks.append(block)
                 if b"\n" not in blocks[0] and b"\r" in blocks[0].rstrip():  # or all of the file would be one record
                     raise UserError(_cr_alone(name, line))
+                if sum(map(len, blocks)) > LONGEST_RECORD + size:
+                    raise UserError(too_long(name, line))
             whole_lines += block.count(b"\n")
     except (OSError, EOFError, pa.ArrowException) as error:
         raise UserError(f"{name}, after line {whole_lines:,}: {short(error)}") from error
@@ -66,6 +70,8 @@ def _beginning(handle: IO[bytes], name: str, size: int) -> tuple[int, bytes]:
         if not text:
             kept = held.rfind(b"\n") + 1
             line, held = line + held.count(b"\n"), held[kept:]
+        if len(held) > LONGEST_RECORD:
+            raise UserError(too_long(name, line))
     if not text:
         raise UserError(no_sequence(name))
     start = held.rfind(b"\n", 0, len(held) - len(text)) + 1

@@ -3,7 +3,7 @@
     path, glob or URL ─▶ bytes ─▶ (decompressed) ─▶ Record(id, raw letters, where it stands)
 
 A reader knows formats, not residues: what a letter means is the alphabet's business. Memory is bounded by the
-longest record (FASTA, CSV) or one row group's batch (Parquet).
+longest record (FASTA, CSV) or one row group's batch (Parquet), and `bounds.py` says how long these may be.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any, Literal, NamedTuple, cast
+from typing import IO, Any, Literal, NamedTuple
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biometro.data import families, fasta, remote
+from biometro.data.bounds import LONGEST_RECORD, Decompressed, Lines, check_parquet
 from biometro.data.fasta import short
 from biometro.errors import UserError
 
@@ -41,7 +42,7 @@ EXAMPLES: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
 }
 
 _PIECE_ROWS = 1 << 16
-_MAX_FIELD = 1 << 27  # characters in one CSV cell: above the longest known protein by three orders
+_PARQUET_ROWS = 64  # read at once: a dictionary page may repeat one long value in every row
 
 
 class Record(NamedTuple):
@@ -205,10 +206,10 @@ def pieces(number: int, source: Source, options: ReadOptions = ReadOptions(), wh
         return
     with _opened(source) as (raw, counted):
         if source.format == "fasta":
-            for line, data in fasta.cut(_decompress(counted), source.name):
+            for line, data in fasta.cut(_decompress(counted, source.name), source.name):
                 yield Piece(number, line, data)
         else:
-            file = pq.ParquetFile(raw)
+            file = _parquet(raw, source)
             _check_columns(source, options, file.schema_arrow.names)
             if file.metadata.num_rows == 0:
                 raise UserError(fasta.no_sequence(source.name))
@@ -226,7 +227,7 @@ def read_piece(piece: Piece, source: Source, options: ReadOptions = ReadOptions(
             yield Record(id_, raw, source.name, line)
     elif piece.groups is not None:
         with _opened(source, count=False) as (handle, _):
-            yield from _read_parquet(source, pq.ParquetFile(handle), piece, options)
+            yield from _read_parquet(source, _parquet(handle, source), piece, options)
     elif source.format == "text":
         source.bytes, source.sha256 = len(source.name), hashlib.sha256(source.name.encode()).hexdigest()
         yield Record("", source.name.encode(), "given sequence", 1)
@@ -239,7 +240,7 @@ def read_piece(piece: Piece, source: Source, options: ReadOptions = ReadOptions(
         source.bytes, source.sha256 = total, digest.hexdigest()
     elif source.format in ("csv", "tsv"):
         with _opened(source) as (_, counted):
-            yield from _read_table(source, _decompress(counted), options)
+            yield from _read_table(source, _decompress(counted, source.name), options)
     else:
         for part in pieces(piece.source, source, options):
             yield from read_piece(part, source, options)
@@ -256,7 +257,7 @@ def _opened(source: Source, count: bool = True) -> Iterator[tuple[IO[bytes], _Co
                 while counted.read(1 << 20):
                     pass
                 source.bytes, source.sha256 = counted.count, counted.digest.hexdigest()
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except (OSError, EOFError, ValueError, OverflowError, pa.ArrowException) as error:  # Arrow's, and its values'
         raise UserError(f"{source.name}: {short(error)}") from error
 
 
@@ -277,7 +278,7 @@ class _CountingReader(io.RawIOBase):
         return len(data)
 
 
-def _decompress(raw: io.RawIOBase) -> IO[bytes]:
+def _decompress(raw: _CountingReader, name: str) -> IO[bytes]:
     """Buffered bytes of a possibly compressed file; its first bytes, not its name, tell.
 
     Arrow's streams, unlike zstandard's, notice a file that was cut.
@@ -288,7 +289,7 @@ def _decompress(raw: io.RawIOBase) -> IO[bytes]:
     if codec is None:
         return buffered
     stream = pa.CompressedInputStream(pa.PythonFile(buffered, mode="r"), codec)
-    return io.BufferedReader(cast(io.RawIOBase, stream), 1 << 20)
+    return io.BufferedReader(Decompressed(stream, lambda: raw.count, name), 1 << 20)
 
 
 # Tables --------------------------------------------------------------------------------------------------------
@@ -304,9 +305,9 @@ def _check_columns(source: Source, options: ReadOptions, found: Sequence[str]) -
 
 
 def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iterator[Record]:
-    csv.field_size_limit(_MAX_FIELD)
-    text = io.TextIOWrapper(handle, encoding="utf-8-sig", newline="")
-    rows = csv.reader(text, delimiter="\t" if source.format == "tsv" else ",", strict=True)
+    csv.field_size_limit(LONGEST_RECORD)
+    lines = Lines(handle, source.name)
+    rows = csv.reader(_text_lines(lines), delimiter="\t" if source.format == "tsv" else ",", strict=True)
     try:
         names = next(rows, None)
         if names is None:
@@ -318,6 +319,7 @@ def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iter
         )
         number = 0
         for row in rows:
+            lines.taken = 0
             if not row:
                 continue
             number += 1
@@ -338,6 +340,24 @@ def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iter
         raise UserError(f"{source.name}, after line {rows.line_num}: {short(error)}") from error
 
 
+def _text_lines(lines: Lines) -> Iterator[str]:
+    for line in lines:
+        if lines.number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if b"\r" in line:  # ends a line even where it stands alone
+            yield from (part.decode("utf-8") for part in line.splitlines(keepends=True))
+        else:
+            yield line.decode("utf-8")
+
+
+def _parquet(handle: IO[bytes], source: Source) -> pq.ParquetFile:
+    size = handle.seek(0, io.SEEK_END)
+    handle.seek(0)
+    file = pq.ParquetFile(handle, page_checksum_verification=True)
+    check_parquet(file.metadata, size, source.name)
+    return file
+
+
 def _row_groups(number: int, file: pq.ParquetFile) -> Iterator[Piece]:
     """Pieces of whole row groups, of about _PIECE_ROWS rows."""
     groups: list[int] = []
@@ -352,7 +372,9 @@ def _row_groups(number: int, file: pq.ParquetFile) -> Iterator[Piece]:
 
 def _read_parquet(source: Source, file: pq.ParquetFile, piece: Piece, options: ReadOptions) -> Iterator[Record]:
     row = piece.first
-    for batch in file.iter_batches(batch_size=8192, row_groups=list(piece.groups or ()), columns=options.columns):
+    for batch in file.iter_batches(
+        batch_size=_PARQUET_ROWS, row_groups=list(piece.groups or ()), columns=options.columns
+    ):
         cells = batch.column(options.column).to_pylist()
         ids, sides = (
             [None] * len(cells) if name is None else batch.column(name).to_pylist()
