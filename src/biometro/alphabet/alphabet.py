@@ -47,6 +47,9 @@ class Alphabet:
     reverse: str = "<null_1>"
 
     def __post_init__(self) -> None:
+        texts = [*self.tokens, self.name, self.standard, self.unknown, self.begin, self.end, self.pad, self.mask]
+        if not all(isinstance(text, str) and text.isascii() and text for text in [*texts, self.reverse]):
+            raise ValueError("alphabet: its name and tokens must be ASCII text")
         if len(set(self.tokens)) != len(self.tokens):
             raise ValueError(f"alphabet {self.name}: a token stands twice in {self.tokens}")
         needed = [*self.standard, self.unknown, self.begin, self.end, self.pad, self.mask, self.reverse]

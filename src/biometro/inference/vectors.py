@@ -16,9 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
+from biometro.data.bounds import check_parquet
 from biometro.errors import UserError
 from biometro.files import new_file, safetensors_header
+from biometro.untrusted import read_npy
 
 SUFFIXES = (".parquet", ".npz", ".safetensors")
 
@@ -148,10 +152,11 @@ def read(path: str | Path) -> Embeddings:
     path = Path(path)
     check_suffix(path)
     try:
-        ids, flat, offsets = {".parquet": _read_parquet, ".npz": _read_npz, ".safetensors": _read_safetensors}[
-            path.suffix
-        ](path)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        readers = {".parquet": _read_parquet, ".npz": _read_npz, ".safetensors": _read_safetensors}
+        ids, flat, offsets = readers[path.suffix](path)
+        _check(ids, flat, offsets)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError,
+            NotImplementedError, zipfile.BadZipFile, SafetensorError, pa.ArrowException) as error:  # fmt: skip
         raise UserError(f"{path}: holds no embeddings that can be read ({error})") from error
     if offsets is None:
         return Embeddings(ids, list(flat), per_residue=False)
@@ -161,23 +166,56 @@ def read(path: str | Path) -> Embeddings:
 _Content = tuple[list[str], np.ndarray, np.ndarray | None]
 
 
+def _check(ids: list[str], flat: np.ndarray, offsets: np.ndarray | None) -> None:
+    """Raises ValueError where the parts of a file do not fit one another."""
+    if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+        raise ValueError("its identifiers are no list of text")
+    if flat.dtype != np.float32 or flat.ndim != 2:
+        raise ValueError(f"its embeddings are {flat.dtype} in {flat.ndim} dimensions")
+    if offsets is None:
+        if len(ids) != len(flat):
+            raise ValueError(f"it has {len(ids)} identifiers and {len(flat)} vectors")
+        return
+    if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) != len(ids) + 1:
+        raise ValueError("its offsets do not fit its identifiers")
+    if offsets[0] != 0 or offsets[-1] != len(flat) or (offsets[1:] < offsets[:-1]).any():
+        raise ValueError("its offsets do not fit its embeddings")
+
+
 def _read_parquet(path: Path) -> _Content:
-    table = pq.read_table(path)
+    check_parquet(pq.read_metadata(path), path.stat().st_size, str(path))
+    table = _read(path)
     per_residue = "length" in table.column_names
     column = table.schema.field("embedding").type
-    width = (column.value_type if per_residue else column).list_size
-    flat = _flat(path, per_residue).reshape(-1, width)
-    offsets = np.cumsum([0, *table.column("length").to_pylist()]) if per_residue else None
+    vector = column.value_type if per_residue else column
+    if not pa.types.is_fixed_size_list(vector) or vector.list_size < 1 or vector.value_type != pa.float32():
+        raise ValueError(f"its embeddings are {column}")
+    if any(column.null_count for column in table.columns):
+        raise ValueError("values are missing")
+    flat = _flat(path, per_residue).reshape(-1, vector.list_size)
+    offsets = None
+    if per_residue:
+        offsets = np.cumsum([0, *table.column("length").to_pylist()], dtype=np.int64)
     return table.column("id").to_pylist(), flat, offsets
 
 
 def _read_npz(path: Path) -> _Content:
-    with np.load(path, allow_pickle=False) as archive:
-        return archive["ids"].tolist(), archive["embeddings"], archive.get("offsets")
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        found = {}
+        for name in ("ids", "embeddings", "offsets"):
+            if f"{name}.npy" not in archive.namelist() and name == "offsets":
+                continue
+            member = archive.getinfo(f"{name}.npy")
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
+                raise ValueError(f"{member.filename} in it is compressed, or larger than the file")
+            with archive.open(member) as handle:
+                found[name] = read_npy(handle, member.file_size)
+    if found["ids"].ndim != 1 or found["ids"].dtype.kind != "U":
+        raise ValueError("its identifiers are no list of text")
+    return found["ids"].tolist(), found["embeddings"], found.get("offsets")
 
 
 def _read_safetensors(path: Path) -> _Content:
-    from safetensors.numpy import load_file
-
     arrays = load_file(path)
     return json.loads(arrays["ids_json"].tobytes()), arrays["embeddings"], arrays.get("offsets")

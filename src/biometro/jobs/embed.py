@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from biometro.alphabet import ResiduePolicy
+from biometro.alphabet import PROTEIN, ResiduePolicy
 from biometro.data.intake import Account, clean
 from biometro.data.sources import Format, ReadOptions, Record, expand
 from biometro.device import pick_device
@@ -28,6 +28,7 @@ from biometro.errors import UserError
 from biometro.inference import vectors
 from biometro.inference.embed import Embedder, Pooling, Precision, quantisation_cosine
 from biometro.inference.vectors import Embeddings
+from biometro.model.bundle import Bundle
 from biometro.model.load import fingerprint, load
 
 _CHUNK_SEQUENCES, _CHUNK_NUMBERS = 1024, 1 << 26  # a part ends at whichever comes first; numbers are 4 bytes each
@@ -83,7 +84,7 @@ def embed(
         vectors.check_suffix(path)
     options = ReadOptions(format, column, id_column)
     sources = expand(data, options)
-    bundle = load(model)
+    bundle = _load(model)
     embedder = Embedder(
         bundle,
         pooling=pooling,
@@ -140,6 +141,14 @@ def embed(
     for reason, count in account.dropped.items():
         console.print(f"dropped ({reason}): {count:,}, first: {'; '.join(account.examples[reason])}", markup=False)
     return path
+
+
+def _load(model: str) -> Bundle:
+    """A model that reads the letters of proteins."""
+    bundle = load(model)
+    if bundle.alphabet.tokens != PROTEIN.tokens:
+        raise UserError(f"{model}: the tokens of its alphabet {bundle.alphabet.name!r} are not those of proteins")
+    return bundle
 
 
 def _write_parts(

@@ -34,6 +34,7 @@ from biometro.training.parallel import World
 from biometro.training.signals import StopRequest
 from biometro.training.tracking import read_metrics
 from biometro.training.trainer import EXIT_STOPPED, FREE_TO_CHANGE, Outcome, TrainingConfig, train
+from biometro.untrusted import read_yaml
 
 _MAP_SEQUENCES = 1000  # held-out sequences in the report's map
 _DIGEST_LINE = "# corpus "  # how recipe.yaml begins: the corpus is no option, but belongs to the run
@@ -174,11 +175,11 @@ def _compare(path: Path, recipe: dict[str, Any], corpus_digest: str) -> None:
     """Raises UserError where a run that has checkpoints was begun on another corpus or with other options."""
     try:
         text = path.read_text(encoding="utf-8")
-        begun = yaml.safe_load(text)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({' '.join(str(error).split())}); choose another run folder"
-        ) from error
+        begun = read_yaml(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); choose another run folder") from error
+    except UserError as error:
+        raise UserError(f"{error}; choose another run folder") from error
     if not isinstance(begun, dict):
         raise UserError(f"{path}: is no recipe any more; choose another run folder")
     if not text.startswith(f"{_DIGEST_LINE}{corpus_digest}\n"):

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,11 @@ from biometro.model.heads import (
     VocabularyHead,
     VocabularyHeadConfig,
 )
+from biometro.untrusted import inside, read_yaml
 
 FORMAT = 1
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
+_MOST_MODULES = 16
 BUILDERS: dict[str, tuple[type, type]] = {
     "Encoder": (Encoder, EncoderConfig),
     "VocabularyHead": (VocabularyHead, VocabularyHeadConfig),
@@ -165,41 +168,102 @@ def write_safetensors(
 
 
 def from_folder(folder: Path, config: dict[str, Any]) -> Bundle:
-    """A bundle of ours from its folder and the content of its config.json. Raises UserError where it is damaged."""
+    """A bundle of ours from its folder and the content of its config.json.
+
+    Everything that config.json claims is compared with the names and shapes in model.safetensors before any weight is
+    read. Raises UserError where they disagree, or where the folder is damaged.
+    """
     try:
         if config["format"] != FORMAT:
-            raise UserError(f"{folder}: model format {config['format']}; this version reads {FORMAT}")
-        modules = {}
-        with torch.device("meta"):
-            for role, spec in config["modules"].items():
-                module_type, config_type = BUILDERS[spec["type"]]
-                modules[role] = module_type(config_type(**spec["config"]))
-        bundle = Bundle(Alphabet.from_json(config["alphabet"]), modules, facts=config["facts"], crop=config["crop"])
-        tied = dict(config["tied"])
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-        if config["weights_sha256"] != sha256_of(folder / "model.safetensors"):
-            raise UserError(f"{folder / 'model.safetensors'}: damaged (its digest is not that of config.json)")
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, yaml.YAMLError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{folder}: this model folder cannot be read ({reason})") from error
-    bundle.recipe = recipe or {}
-    tensors = read_safetensors(folder / "model.safetensors")
-    for alias, name in tied.items():
-        if name in tensors:
-            tensors[alias] = tensors[name]
-    assign(modules, tensors, folder / "model.safetensors")
-    return bundle
+            raise UserError(f"{folder}: model format {config['format']!r}; this version reads {FORMAT}")
+        path = inside(folder, "model.safetensors")
+        shapes = safetensors_shapes(path)
+        modules = _build(folder, config["modules"], len(shapes))
+        alphabet = Alphabet.from_json(config["alphabet"])
+        tied, facts, crop = config["tied"], config["facts"], config["crop"]
+        if not _is_text(tied) or not _is_text(facts):
+            raise ValueError("tied and facts must map names to text")
+        if crop is not None and (isinstance(crop, bool) or not isinstance(crop, int) or crop < 1):
+            raise ValueError(f"crop is {crop!r}; it must be a whole number from 1")
+        shapes |= {alias: shapes[name] for alias, name in tied.items() if name in shapes}
+        check_shapes(modules, shapes, path)
+        recipe = read_yaml(inside(folder, "recipe.yaml"))
+        if recipe is not None and not isinstance(recipe, dict):
+            raise ValueError("recipe.yaml holds no options")
+        if config["weights_sha256"] != sha256_of(path):
+            raise UserError(f"{path}: damaged (its digest is not that of config.json)")
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+        raise UserError(f"{folder}: this model folder cannot be read ({type(error).__name__}: {error})") from error
+    for role in ("encoder", "auxiliary"):
+        encoder = modules.get(role)
+        if isinstance(encoder, Encoder) and encoder.config.vocab_size < alphabet.size:
+            raise UserError(f"{folder}: its alphabet has more tokens ({alphabet.size}) than its {role} has vectors")
+    tensors = read_safetensors(path)
+    tensors |= {alias: tensors[name] for alias, name in tied.items() if name in tensors}
+    assign(modules, tensors, path)
+    return Bundle(alphabet, modules, recipe or {}, facts, crop)
+
+
+def _is_text(found: Any) -> bool:
+    return isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
+
+
+def _build(folder: Path, specs: Any, tensors: int) -> dict[str, nn.Module]:
+    """The modules that config.json describes, on the meta device. `tensors` is how many the weights' file has."""
+    if not isinstance(specs, dict) or len(specs) > _MOST_MODULES:
+        raise ValueError(f"modules must map at most {_MOST_MODULES} names to types and configurations")
+    modules: dict[str, nn.Module] = {}
+    layers = 0
+    with torch.device("meta"):
+        for role, spec in specs.items():
+            module_type, config_type = BUILDERS[spec["type"]]
+            settings = config_type(**spec["config"])
+            layers += settings.depth if isinstance(settings, EncoderConfig) else 0
+            if layers > tensors:
+                raise UserError(f"{folder}: config.json claims {layers} layers, but there are {tensors} weights")
+            modules[role] = module_type(settings)
+    if not isinstance(modules.get("encoder"), Encoder):
+        raise UserError(f"{folder}: config.json describes no encoder")
+    return modules
+
+
+def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a file's tensors, which are not read. Raises UserError where it is missing or damaged."""
+    with _open(path) as handle:
+        return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file. Raises UserError where it is missing or damaged."""
+    with _open(path) as handle:
+        return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+            yield handle
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path}: damaged ({error})") from error
+
+
+def check_shapes(modules: Mapping[str, nn.Module], shapes: Mapping[str, Sequence[int]], where: Path) -> None:
+    """Raises UserError where a weight of the modules is missing, superfluous, or of another shape."""
+    for role, module in modules.items():
+        mine = {name.removeprefix(f"{role}."): tuple(s) for name, s in shapes.items() if name.startswith(f"{role}.")}
+        expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        wrong = sorted(name for name in {*expected, *mine} if expected.get(name) != mine.get(name))
+        if wrong:
+            raise UserError(
+                f"{where}: weights and configuration disagree about {role}.{wrong[0]}"
+                + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
+            )
+    for name in shapes:
+        if name.split(".", 1)[0] not in modules:
+            raise UserError(f"{where}: holds {name}, which the configuration does not mention")
 
 
 def assign(modules: dict[str, nn.Module], tensors: dict[str, Tensor], where: Path) -> None:
@@ -207,18 +271,10 @@ def assign(modules: dict[str, nn.Module], tensors: dict[str, Tensor], where: Pat
 
     Raises UserError where a weight is missing, superfluous, or of another shape.
     """
+    check_shapes(modules, {name: tensor.shape for name, tensor in tensors.items()}, where)
     shared: dict[int, nn.Parameter] = {}
     for role, module in modules.items():
         mine = {name.removeprefix(f"{role}."): t for name, t in tensors.items() if name.startswith(f"{role}.")}
-        expected = module.state_dict()
-        wrong = sorted(set(expected) ^ set(mine)) + sorted(
-            name for name in set(expected) & set(mine) if expected[name].shape != mine[name].shape
-        )
-        if wrong:
-            raise UserError(
-                f"{where}: weights and configuration disagree about {role}.{wrong[0]}"
-                + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
-            )
         parameters = dict(module.named_parameters())
         state: dict[str, Tensor] = {}
         for name, tensor in mine.items():
@@ -227,6 +283,3 @@ def assign(modules: dict[str, nn.Module], tensors: dict[str, Tensor], where: Pat
             else:
                 state[name] = tensor.float()
         module.load_state_dict(state, assign=True)
-    for name in tensors:
-        if name.split(".", 1)[0] not in modules:
-            raise UserError(f"{where}: holds {name}, which the configuration does not mention")

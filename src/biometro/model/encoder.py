@@ -20,16 +20,10 @@ from biometro.data.batch import Packed
 from biometro.errors import UserError
 from biometro.model import attention, positions
 from biometro.model.attention import Attend, Backend
+from biometro.model.limits import check_choices, check_flags, check_sizes, check_small
 from biometro.model.linear import Linear, linear_gelu
 
 ESM2_MASK_RATE = 0.15 * 0.8  # share of <mask> tokens in ESM-2's training, which its embeddings are scaled to
-
-
-# Far above any model of ours: they keep a damaged or hostile configuration from taking all memory.
-_LARGEST = {
-    "vocab_size": 1 << 17, "width": 1 << 15, "depth": 1000, "head_size": 1 << 10, "ffn_width": 1 << 18,
-    "embedding_width": 1 << 15,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,18 +68,18 @@ class EncoderConfig:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        for name, most in _LARGEST.items():
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and 1 <= value <= most):
-                raise UserError(f"encoder.{name} is {value!r}; it must be a whole number from 1 to {most:,}")
-        if not (self.init_std > 0 and self.norm_eps > 0):
-            raise UserError("encoder.init_std and encoder.norm_eps must be above 0")
+        check_sizes("encoder", self)
+        check_flags("encoder", self, "bias", "token_dropout")
+        check_choices("encoder", self)
+        check_small("encoder", self, "init_std", "norm_eps")
         if self.width % self.head_size:
             raise UserError(f"encoder.width {self.width} is no multiple of encoder.head_size {self.head_size}")
         if self.positions == "rotary" and self.head_size % 2:
             raise UserError(f"encoder.head_size {self.head_size} is odd; rotary positions need pairs")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"encoder.dropout is {self.dropout}; it must be at least 0 and below 1")
+        if not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
+            raise UserError(f"encoder.dropout is {self.dropout!r}; it must be at least 0 and below 1")
+        if not (isinstance(self.mask_token, int) and 0 <= self.mask_token < self.vocab_size):
+            raise UserError(f"encoder.mask_token is {self.mask_token!r}; it must be one of {self.vocab_size} tokens")
 
     @property
     def heads(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from biometro.model.bundle import Bundle, assign, distinct_state, read_safetenso
 from biometro.model.encoder import Encoder, EncoderConfig
 from biometro.model.heads import ContactWeights, ContactWeightsConfig, VocabularyHead, VocabularyHeadConfig
 from biometro.model.positions import rotary_frequencies
+from biometro.untrusted import inside, read_json
+
+_LARGEST_PICKLE = 16 << 20  # bytes; ESM-2's have some 100 kB, for the weights themselves lie beside it
 
 # (theirs, ours) within one layer; q, k and v are one matrix here.
 _HUGGINGFACE_LAYER = {
@@ -92,11 +96,16 @@ def _rename(
     for name, qkv in parts.items():
         if len(qkv) != 3:
             raise UserError(f"a query, key or value weight is missing beside {name}")
-        ours[name] = torch.cat([qkv["q"], qkv["k"], qkv["v"]])
+        try:
+            ours[name] = torch.cat([qkv["q"], qkv["k"], qkv["v"]])
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"the query, key and value weights beside {name} do not fit one another") from error
     return ours
 
 
 def _bundle(ours: dict[str, Tensor], config: EncoderConfig, where: Path, facts: dict[str, str]) -> Bundle:
+    if config.depth > len(ours):
+        raise UserError(f"{where}: {config.depth} layers are claimed, but there are {len(ours)} weights")
     with torch.device("meta"):
         modules: dict[str, nn.Module] = {"encoder": Encoder(config)}
         if any(name.startswith("vocabulary.") for name in ours):
@@ -127,19 +136,15 @@ def from_huggingface(folder: Path, config: dict[str, Any]) -> Bundle:
             )
     if config.get("is_folding_model"):
         raise UserError(f"{folder}: is a folding model (ESMFold); only the language models of ESM-2 can be read")
-    single = folder / "model.safetensors"
-    if single.exists():
-        tensors = read_safetensors(single)
+    if "auto_map" in config:
+        raise UserError(
+            f"{folder}: brings code of its own (auto_map in config.json), which is never run; ESM-2 needs none, so "
+            "this is another model, or remove auto_map if you know that it is ESM-2"
+        )
+    if (folder / "model.safetensors").exists():
+        tensors = read_safetensors(inside(folder, "model.safetensors"))
     elif (folder / "model.safetensors.index.json").exists():
-        try:
-            index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-            names = sorted(set(index["weight_map"].values()))
-            outside = any(Path(name).name != name for name in names)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            raise UserError(f"{folder}/model.safetensors.index.json: cannot be read ({error})") from error
-        if outside:
-            raise UserError(f"{folder}: model.safetensors.index.json names files outside the folder")
-        tensors = {k: v for name in names for k, v in read_safetensors(folder / name).items()}
+        tensors = _read_shards(folder)
     else:
         raise UserError(f"{folder}: no model.safetensors (pickled weights are not read; save them as safetensors)")
     if not any(name.startswith("esm.") for name in tensors):  # EsmModel without the masked-LM wrapper
@@ -162,11 +167,42 @@ def from_huggingface(folder: Path, config: dict[str, Any]) -> Bundle:
     return _bundle(ours, encoder, folder, {"source": f"Hugging Face folder {folder.name}"})
 
 
+def _read_shards(folder: Path) -> dict[str, Tensor]:
+    """The tensors of all files that model.safetensors.index.json names."""
+    try:
+        index = read_json(inside(folder, "model.safetensors.index.json"))
+        names = sorted(set(index["weight_map"].values()))
+        return {k: v for name in names for k, v in read_safetensors(inside(folder, name)).items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{folder}/model.safetensors.index.json: cannot be read ({error})") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Raises UserError unless a `.pt` file is a zip archive whose members lie in it as they are, uncompressed.
+
+    torch would inflate compressed members whole, and the format before the archives allocates what a pickle claims.
+    """
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise UserError(f"{path}: is no checkpoint as torch writes them since version 1.6 ({error})") from error
+    for member in members:
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            raise UserError(f"{path}: is no checkpoint as torch writes them: {member.filename!r} in it is compressed")
+        if member.filename.endswith("data.pkl") and member.file_size > _LARGEST_PICKLE:
+            raise UserError(f"{path}: its list of weights has {member.file_size:,} bytes, too many to be one")
+    if sum(member.file_size for member in members) > size:
+        raise UserError(f"{path}: damaged: its members are larger than the file")
+
+
 def from_fair_esm(path: Path) -> Bundle:
     """A bundle from a fair-esm ESM-2 checkpoint (`.pt`), read without running any code from the file.
 
     Raises UserError where the file holds anything but tensors and plain values, or no ESM-2.
     """
+    _check_archive(path)
     try:
         # The checkpoints keep their training options in an argparse.Namespace, which is plain data.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -181,6 +217,9 @@ def from_fair_esm(path: Path) -> Bundle:
         raise UserError(f"{path}: holds no state dict of tensors")
     if not all(isinstance(name, str) for name in state):
         raise UserError(f"{path}: holds no state dict of named tensors")
+    plain = all(t.layout == torch.strided and t.device.type == "cpu" and not t.is_quantized for t in state.values())
+    if not plain or sum(t.numel() * t.element_size() for t in state.values()) > 2 * path.stat().st_size:
+        raise UserError(f"{path}: claims weights that are larger than the file")  # views may claim without holding
     theirs = {re.sub(r"^encoder\.(sentence_encoder\.)?", "", name): tensor for name, tensor in state.items()}
     layers = [int(m[1]) for name in theirs if (m := re.match(r"layers\.(\d+)\.", name))]
     frequencies = [t for name, t in theirs.items() if _FREQUENCIES.search(name)]

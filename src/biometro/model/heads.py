@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from biometro.model.limits import check_flags, check_sizes, check_small
 from biometro.model.linear import Linear, linear_gelu
 
 
@@ -27,6 +29,11 @@ class VocabularyHeadConfig:
     dense: bool = True
     norm_eps: float = 1e-5
 
+    def __post_init__(self) -> None:
+        check_sizes("vocabulary head", self)
+        check_flags("vocabulary head", self, "dense")
+        check_small("vocabulary head", self, "norm_eps")
+
 
 class VocabularyHead(nn.Module):
     """(T, D) vectors and the (V, D) token table -> (T, V) logits. The projection is the table itself (tied)."""
@@ -37,7 +44,7 @@ class VocabularyHead(nn.Module):
         out = config.table_width or config.width
         self.dense = Linear(config.width, out) if config.dense else None
         self.norm = nn.LayerNorm(out, eps=config.norm_eps) if config.dense else None
-        self.bias = nn.Parameter(Tensor(config.vocab_size).zero_())
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         if not config.dense and out != config.width:
             raise ValueError(f"a head without a dense layer cannot go from width {config.width} to a table of {out}")
         if self.dense is not None:
@@ -66,6 +73,10 @@ class TokenHeadConfig:
     width: int
     outputs: int = 1
     dense: bool = False
+
+    def __post_init__(self) -> None:
+        check_sizes("token head", self)
+        check_flags("token head", self, "dense")
 
 
 class TokenHead(nn.Module):
@@ -99,6 +110,9 @@ class ContactWeightsConfig:
     """
 
     features: int
+
+    def __post_init__(self) -> None:
+        check_sizes("contact weights", self)
 
 
 class ContactWeights(nn.Module):

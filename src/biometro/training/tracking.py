@@ -65,9 +65,19 @@ def read_metrics(path: Path) -> list[Row]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int) and "split" in row:
+        if isinstance(row, dict) and _is_row(row):
             rows.append(row)
     return rows
+
+
+def _is_row(row: Row) -> bool:
+    """Whether a row is what `log` writes: a step, a split, and figures (None where one was not finite)."""
+    figures = (value for name, value in row.items() if name != "split")
+    return (
+        isinstance(row.get("step"), int)
+        and isinstance(row.get("split"), str)
+        and all(value is None or (isinstance(value, int | float) and abs(value) < 1e300) for value in figures)
+    )
 
 
 class TensorBoard:
