@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, auto_parser
+import yaml
+from jsonargparse import ArgumentParser, auto_parser, get_loader, set_loader, set_parsing_settings
 
 from biometro.errors import EchoedError, UserError
 from biometro.jobs.embed import embed
@@ -19,8 +20,21 @@ from biometro.jobs.export import export
 from biometro.jobs.prepare import prepare
 from biometro.jobs.pretrain import pretrain
 from biometro.training.trainer import EXIT_STOPPED, Outcome
+from biometro.untrusted import check_yaml
 
 JOBS: dict[str, Any] = {"prepare": prepare, "pretrain": pretrain, "embed": embed, "export": export}
+
+# A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure.
+set_parsing_settings(import_path_denylist=["*"])
+_load_yaml = get_loader("yaml")
+
+
+def _load_bounded(text: str) -> Any:
+    check_yaml(text)
+    return _load_yaml(text)
+
+
+set_loader("yaml", _load_bounded, exceptions=(yaml.YAMLError,))
 
 
 class _Terminated(BaseException):
@@ -40,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     in_main = threading.current_thread() is threading.main_thread()
     before = {n: signal.signal(n, _terminate) for n in (signal.SIGTERM, signal.SIGUSR1)} if in_main else {}
     try:
-        result = _run(arguments)
+        job, options = parse(arguments)
+        result = JOBS[job](**options)
     except UserError as error:
         if not isinstance(error, EchoedError):
             print(f"biometro: {error}", file=sys.stderr, flush=True)
@@ -68,7 +83,8 @@ class _Parser(ArgumentParser):
         raise SystemExit(2)
 
 
-def _run(arguments: Sequence[str] | None) -> Any:
+def parse(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any]]:
+    """The job and its options. Raises UserError where they make no sense, SystemExit(2) where one is wrong."""
     parser = auto_parser(
         JOBS,
         as_positional=False,
@@ -84,4 +100,4 @@ def _run(arguments: Sequence[str] | None) -> Any:
     options.pop("config", None)
     if options.get("out", "") is None:
         raise UserError("say where to write: --out")
-    return JOBS[parsed.subcommand](**options)
+    return parsed.subcommand, options
