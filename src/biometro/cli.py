@@ -95,6 +95,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any]]:
     try:
         parsed = parser.parse_args(None if arguments is None else list(arguments))
         options = parser.instantiate(parsed)[parsed.subcommand].as_dict()
+    except ImportError as error:
+        parser.error(f"a recipe holds values and imports nothing ({str(error).partition(',')[0]})")
     except (TypeError, ValueError, AttributeError) as error:  # what a malformed YAML file makes of the parser
         raise UserError(f"the options cannot be read ({' '.join(str(error).split())})") from error
     options.pop("config", None)

@@ -26,7 +26,7 @@ def inside(folder: Path, name: str) -> Path:
     Raises UserError where the name or a link leads out of the folder, or to what is no regular file;
     FileNotFoundError where there is none.
     """
-    if Path(name).name != name or name == ".." or not name.isprintable():
+    if not name or Path(name).name != name or name == ".." or not name.isprintable():
         raise UserError(
             f"{folder}: names the file {name!r}, which is not one of the folder; nothing outside it is read"
         )

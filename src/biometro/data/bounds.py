@@ -32,11 +32,14 @@ class Decompressed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        self._count += len(data)
+        size: int = self._stream.readinto(buffer)  # its `read` leaks what it allocated where the stream is damaged
+        self._count += size
         check_ratio(self._count, self._compressed(), self._name)
-        return len(data)
+        return size
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def check_ratio(unfolded: int, compressed: int, name: str) -> None:

@@ -310,6 +310,7 @@ def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iter
     rows = csv.reader(_text_lines(lines), delimiter="\t" if source.format == "tsv" else ",", strict=True)
     try:
         names = next(rows, None)
+        lines.taken = 0
         if names is None:
             raise UserError(f"{source.name}, line 1: the file is empty")
         _check_columns(source, options, names)

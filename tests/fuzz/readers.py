@@ -1,0 +1,175 @@
+"""Every reader of files that a stranger may have written: one line each."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+import biometro
+from biometro import cli
+from biometro.alphabet import PROTEIN
+from biometro.data.corpus import Corpus
+from biometro.data.intake import Account, clean
+from biometro.data.sources import ReadOptions, Record, expand
+from biometro.files import sha256_of
+from biometro.inference import vectors
+from biometro.model import esm2
+from biometro.model.bundle import Bundle
+from biometro.model.encoder import Encoder, EncoderConfig
+from biometro.model.heads import VocabularyHead, VocabularyHeadConfig
+from biometro.training.tracking import figures, read_metrics
+
+from .registry import READERS, folder_reader, reader
+
+__all__ = ["READERS"]
+
+FASTA = b">a first\nMKTA\nYI\n\n>b\r\nGG*\r\n>c\nWux-."
+TABLE = b'id,sequence,split\nx,MK,train\n"y ""y""","GG",valid\n'
+RECIPES = [path.read_bytes() for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))]
+
+
+def records(**options: str) -> Callable[[Path], list[tuple[Record, bytes]]]:
+    settings = ReadOptions(**options)  # type: ignore[arg-type]
+    return lambda path: list(clean(expand(str(path), settings), settings, "keep_as_x", Account()))
+
+
+def zstd(data: bytes) -> bytes:
+    return pa.Codec("zstd").compress(data, asbytes=True)
+
+
+def parquet(**options: object) -> bytes:
+    out = io.BytesIO()
+    columns = {"id": ["x", "y", "z"] * 20, "sequence": ["MKTA", "GG", "W"] * 20, "split": ["train", None, "valid"] * 20}
+    pq.write_table(pa.table(columns), out, **options)
+    return out.getvalue()
+
+
+def a_model(folder: Path) -> None:
+    torch.manual_seed(0)
+    config = EncoderConfig(width=16, depth=1, head_size=8, ffn_width=16)
+    modules = {"encoder": Encoder(config), "vocabulary": VocabularyHead(VocabularyHeadConfig(16, 33))}
+    Bundle(PROTEIN, modules, {"seed": 0, "encoder": {"width": 16}}, {"steps": "10"}, 254).save(folder)
+
+
+def a_huggingface_folder(folder: Path) -> None:
+    a_model(folder / "ours")
+    esm2.to_huggingface(biometro.load(folder / "ours"), folder)
+
+
+def a_sharded_folder(folder: Path) -> None:
+    a_huggingface_folder(folder)
+    weights = folder / "model.safetensors"
+    weights.rename(folder / "part.safetensors")
+    index = {"weight_map": {"esm.embeddings.word_embeddings.weight": "part.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def a_fair_checkpoint() -> bytes:
+    import argparse
+
+    torch.manual_seed(0)
+    names = {"self_attn.q_proj": (16, 16), "self_attn.k_proj": (16, 16), "self_attn.v_proj": (16, 16),
+             "self_attn.out_proj": (16, 16), "self_attn_layer_norm": (16,), "fc1": (16, 16), "fc2": (16, 16),
+             "final_layer_norm": (16,)}  # fmt: skip
+    state = {f"encoder.layers.0.{name}.weight": torch.randn(shape) for name, shape in names.items()}
+    state |= {f"encoder.layers.0.{name}.bias": torch.randn(16) for name in names}
+    state |= {f"encoder.emb_layer_norm_after.{kind}": torch.randn(16) for kind in ("weight", "bias")}
+    state |= {"encoder.embed_tokens.weight": torch.randn(33, 16)}
+    state |= {"encoder.layers.0.self_attn.rot_emb.inv_freq": torch.randn(4)}
+    out = io.BytesIO()
+    torch.save({"cfg": {"model": argparse.Namespace(layers=1)}, "model": state}, out)
+    return out.getvalue()
+
+
+def reseal_model(folder: Path) -> None:
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        config = json.loads((folder / "config.json").read_bytes())
+        config["weights_sha256"] = sha256_of(folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(config))
+
+
+def use_model(path: Path) -> None:
+    """Embed two sequences and write the card: what loads must also work."""
+    biometro.embed(str(path), ["MKTA", "GG"])
+    biometro.load(path).card()
+
+
+def a_corpus(folder: Path) -> None:
+    folder.rmdir()
+    (folder.parent / "in.fasta").write_bytes(b"".join(b">%d\n%s\n" % (i, b"MKTAYI"[: i % 5 + 1]) for i in range(9)))
+    with contextlib.redirect_stderr(io.StringIO()):
+        biometro.prepare(str(folder.parent / "in.fasta"), str(folder), valid=0.2)
+    info = json.loads((folder / "corpus.json").read_text())
+    info["created"], info["sources"][0]["name"] = "2000-01-01T00:00:00Z", "in.fasta"  # the same each time
+    (folder / "corpus.json").write_text(json.dumps(info))
+
+
+def use_corpus(path: Path) -> None:
+    corpus = Corpus.open(path)
+    corpus.verify()
+    for name in ("train", "valid"):
+        split = corpus.split(name)
+        for number in range(min(len(split), 100)):
+            split[number]
+
+
+def embeddings(suffix: str, per_residue: bool) -> bytes:
+    import tempfile
+
+    found = [np.full((3, 2), 0.5, np.float32), np.full((1, 2), 0.25, np.float32)]
+    if not per_residue:
+        found = [vector[0] for vector in found]
+    with tempfile.TemporaryDirectory() as folder:
+        part, out = Path(folder) / "part.parquet", Path(folder) / f"out{suffix}"
+        vectors.write_part(part, vectors.Embeddings(["a", "b"], found, per_residue), 2)
+        vectors.join([part], out, 2, per_residue, {"model": "m"})
+        return out.read_bytes()
+
+
+def parse(job: str) -> Callable[[Path], object]:
+    def run(path: Path) -> object:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return cli.parse([job, "--config", str(path)])
+
+    return run
+
+
+def use_metrics(path: Path) -> None:
+    for row in read_metrics(path):
+        figures(row)
+
+
+METRICS = b'{"step": 1, "split": "train", "loss": 2.5, "tokens_per_s": 10}\n{"step": 1, "split": "valid", "loss": 3}\n'
+
+reader("fasta", suffix=".fasta", seeds=[FASTA], run=records())
+reader("fasta.gz", suffix=".fasta.gz", seeds=[gzip.compress(FASTA, mtime=0)], run=records())
+reader("fasta.bz2", suffix=".fasta.bz2", seeds=[bz2.compress(FASTA)], run=records())
+reader("fasta.zst", suffix=".fasta.zst", seeds=[zstd(FASTA)], run=records())
+reader("csv", suffix=".csv", seeds=[TABLE], run=records(id_column="id", split_column="split"))
+reader("tsv", suffix=".tsv", seeds=[TABLE.replace(b",", b"\t")], run=records())
+reader("csv.gz", suffix=".csv.gz", seeds=[gzip.compress(TABLE, mtime=0)], run=records())
+reader("parquet", suffix=".parquet", seeds=[parquet(), parquet(compression="zstd", use_dictionary=False),
+       parquet(compression="none")], run=records(id_column="id", split_column="split"))  # fmt: skip
+reader("recipe", suffix=".yaml", seeds=RECIPES, run=parse("pretrain"))
+reader("options", suffix=".yaml", seeds=[b"data: [a.fasta]\nout: x\nvalid: 0.1\n"], run=parse("prepare"))
+reader("fair", suffix=".pt", seeds=[a_fair_checkpoint()], run=use_model)
+reader("npz", suffix=".npz", seeds=[embeddings(".npz", r) for r in (True, False)], run=vectors.read)
+reader("vectors", suffix=".safetensors", seeds=[embeddings(".safetensors", r) for r in (True, False)], run=vectors.read)
+reader("vectors.parquet", suffix=".parquet", seeds=[embeddings(".parquet", r) for r in (True, False)], run=vectors.read)
+reader("part", suffix=".parquet", seeds=[embeddings(".parquet", True)], run=vectors.sound)
+reader("metrics", suffix=".jsonl", seeds=[METRICS], run=use_metrics)
+folder_reader("corpus", build=a_corpus, files=["corpus.json", "offsets.npy", "tokens.bin"], run=use_corpus)
+folder_reader("model", build=a_model, files=["config.json", "model.safetensors", "recipe.yaml"], run=use_model,
+              seal=reseal_model)  # fmt: skip
+folder_reader("huggingface", build=a_huggingface_folder, files=["config.json", "model.safetensors"], run=use_model)
+folder_reader("shards", build=a_sharded_folder, files=["model.safetensors.index.json"], run=use_model)
