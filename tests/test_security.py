@@ -220,8 +220,8 @@ def test_one_endless_record_is_refused_in_little_memory(tmp_path: Path, name: st
 
 def test_the_longest_record_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.fasta"
-    path.write_bytes(b">a\n" + b"A" * (LONGEST_RECORD - 3))
-    assert consume(path) == 1
+    path.write_bytes(b">a\n" + b"A" * (LONGEST_RECORD - 1) + b"\n>b\nMK\n")
+    assert consume(path) == 2
     (tmp_path / "x.csv").write_bytes(b"sequence\n" + b"A" * (LONGEST_RECORD - 1) + b"\n")
     assert consume(tmp_path / "x.csv") == 1
 

@@ -51,7 +51,7 @@ def cut(handle: IO[bytes], name: str, size: int | None = None) -> Iterator[tuple
                 if b"\n" not in blocks[0] and b"\r" in blocks[0].rstrip():  # or all of the file would be one record
                     raise UserError(_cr_alone(name, line))
                 if sum(map(len, blocks)) > LONGEST_RECORD + size:
-                    raise UserError(too_long(name, line))
+                    raise too_long(name, line)
             whole_lines += block.count(b"\n")
     except (OSError, EOFError, pa.ArrowException) as error:
         raise UserError(f"{name}, after line {whole_lines:,}: {short(error)}") from error
@@ -71,7 +71,7 @@ def _beginning(handle: IO[bytes], name: str, size: int) -> tuple[int, bytes]:
             kept = held.rfind(b"\n") + 1
             line, held = line + held.count(b"\n"), held[kept:]
         if len(held) > LONGEST_RECORD:
-            raise UserError(too_long(name, line))
+            raise too_long(name, line)
     if not text:
         raise UserError(no_sequence(name))
     start = held.rfind(b"\n", 0, len(held) - len(text)) + 1
