@@ -2,40 +2,34 @@
 
     records ─▶ chunks of 1,024 ─▶ Embedder ─▶ one part file each ─▶ joined in input order into `out`
 
-A part is named by the digest of what it holds and lies in a folder named by the model and the options, so a run that
-was interrupted finds what it had done, and nothing that does not fit can be taken up by mistake.
+`inference/plan.py` says what a part is. Parts are made here, or by workers on Ray (`inference/cluster.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from biometro.alphabet import PROTEIN, ResiduePolicy
-from biometro.data.intake import Account, clean
-from biometro.data.sources import Format, ReadOptions, Record, expand
+from biometro.data.intake import Account
+from biometro.data.sources import Format, ReadOptions, expand
 from biometro.device import pick_device
 from biometro.errors import UserError
+from biometro.inference import cluster as ray_cluster
 from biometro.inference import vectors
 from biometro.inference.embed import Embedder, Pooling, Precision, quantisation_cosine
+from biometro.inference.plan import Chunk, Done, LongPolicy, Plan
 from biometro.inference.vectors import Embeddings
 from biometro.model.bundle import Bundle
 from biometro.model.load import fingerprint, load
 
 _CHUNK_SEQUENCES, _CHUNK_NUMBERS = 1024, 1 << 26  # a part ends at whichever comes first; numbers are 4 bytes each
-
-LongPolicy = Literal["full", "window", "error"]
-
-Chunk = list[tuple[Record, bytes]]
 
 
 def embed(
@@ -52,6 +46,8 @@ def embed(
     id_column: str | None = None,
     device: str = "auto",
     batch_tokens: int | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
 ) -> Embeddings | Path:
     """Turn sequences into vectors, in input order, in a stream; interrupted, the same command goes on.
 
@@ -75,67 +71,54 @@ def embed(
         id_column: of tables, the one that holds the identifier; without it rows are numbered.
         device: auto, cpu, cuda, cuda:1, ...
         batch_tokens: tokens read at once; more takes more memory and does not change results.
+        workers: processes that embed, on Ray, each with a GPU where there are any; without it, this process does.
+        cluster: address of a running Ray cluster (auto, HOST:PORT or ray://HOST:PORT) whose machines all see `model`
+            and the folder of `out`; without it, workers run on this machine.
 
     Returns the path written, or the embeddings where `out` is not given. Raises UserError for input that cannot be
-    read, a sequence over the limit under long: error, and a disk that is full.
+    read, a sequence over the limit under long: error, a disk that is full, and workers that cannot be had.
     """
     path = None if out is None else Path(out)
     if path is not None:
         vectors.check_suffix(path)
+    if cluster is not None and workers is None:
+        raise UserError("`cluster` says where workers run; say with `workers` how many")
+    if workers is not None and path is None:
+        raise UserError("workers write files; say with `out` where")
     options = ReadOptions(format, column, id_column)
     sources = expand(data, options)
     bundle = _load(model)
-    embedder = Embedder(
-        bundle,
-        pooling=pooling,
-        long="window" if long == "window" else "full",
-        max_length=max_length,
-        precision=precision,
-        device=pick_device(device),
-        batch_tokens=batch_tokens,
-    )
+    width = bundle.encoder.config.width
+    plan = Plan(
+        model, "" if path is None else fingerprint(model), sources, options, residues, pooling, long, max_length,
+        precision, batch_tokens, _CHUNK_SEQUENCES, _CHUNK_NUMBERS // width,
+    )  # fmt: skip
+    # with workers this process computes nothing, but finds the options' mistakes before any of them starts
+    embedder = plan.embedder(bundle, "cpu" if workers is not None else pick_device(device))
     console = Console(stderr=True, quiet=path is None)
     account = Account()
-    chunks: Iterator[Chunk] = _chunks(clean(sources, options, residues, account), _CHUNK_NUMBERS // embedder.width)
+    chunks = plan.chunks(account)
     first = next(chunks, None)
     if first is None:
         raise UserError(f"there is no sequence to embed; dropped: {account.dropped}")
-    chunks = itertools.chain([first], chunks)
     if precision == "int8":
-        cosine = quantisation_cosine(bundle, [bundle.alphabet.encode(letters) for _, letters in first[:16]])
-        console.print(f"int8: cosine to float32 on the first {len(first[:16])} sequences at least {cosine:.5f}")
-
-    def run(chunk: Chunk) -> Embeddings:
-        for record, letters in chunk:
-            if long == "error" and len(letters) > max_length:
-                raise UserError(
-                    f"{record.where} ({record.id}): {len(letters)} residues, more than max_length {max_length}; "
-                    "choose long: full or window"
-                )
-        found = embedder.embed([bundle.alphabet.encode(letters) for _, letters in chunk])
-        if not all(np.isfinite(vector).all() for vector in found):
-            raise UserError(f"{model}: this model gives vectors that are not finite; its weights are damaged")
-        return Embeddings([record.id for record, _ in chunk], found, pooling == "residues")
-
+        cosine = quantisation_cosine(bundle, [bundle.alphabet.encode(letters) for letters in first.letters[:16]])
+        console.print(f"int8: cosine to float32 on the first {len(first.ids[:16])} sequences at least {cosine:.5f}")
+    chunks = itertools.chain([first], chunks)
     if path is None:
-        parts = [run(chunk) for chunk in chunks]
+        parts = [plan.run(chunk, embedder) for chunk in chunks]
         return Embeddings(
             [i for part in parts for i in part.ids], [v for part in parts for v in part.vectors], pooling == "residues"
         )
-
-    weights = fingerprint(model)
-    settings = f"{weights} {pooling} {long} {max_length} {precision} {embedder.device.type} {residues}"
-    folder = path.with_name(f".{path.name}.parts") / hashlib.sha256(settings.encode()).hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: could not be made ({error.strerror})") from error
-    try:
-        done = _write_parts(chunks, folder, run, embedder.width, console)
-        about = {"model": model, "weights_sha256": weights, "pooling": pooling, "long": long, "precision": precision}
-        vectors.join(done, path, embedder.width, pooling == "residues", about)
-    except UserError as error:
-        raise UserError(f"{error}; parts that are done are kept for the next try") from error
+    if workers is None:
+        folder = _parts_folder(path, plan, embedder.device.type)
+        _write(_made_here(plan, chunks, folder, embedder), plan, folder, path, width, console)
+    else:
+        del bundle, embedder, chunks  # their memory is the workers'
+        account = Account()
+        with ray_cluster.connect(workers, cluster, device) as connection:
+            folder = _parts_folder(path, plan, connection.device)
+            _write(ray_cluster.make_parts(plan, folder, connection, account), plan, folder, path, width, console)
     shutil.rmtree(folder.parent, ignore_errors=True)
     console.print(f"{account.kept:,} sequences, {account.residues:,} residues -> {path}", highlight=False)
     for reason, count in account.dropped.items():
@@ -151,43 +134,48 @@ def _load(model: str) -> Bundle:
     return bundle
 
 
-def _write_parts(
-    chunks: Iterable[Chunk], folder: Path, run: Callable[[Chunk], Embeddings], width: int, console: Console
-) -> list[Path]:
-    """The part files of all chunks in order; those that exist already are not made again."""
-    done = []
+def _parts_folder(path: Path, plan: Plan, device: str) -> Path:
+    folder = path.absolute().with_name(f".{path.name}.parts") / plan.settings(device)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: could not be made ({error.strerror})") from error
+    return folder
+
+
+def _made_here(plan: Plan, chunks: Iterable[Chunk], folder: Path, embedder: Embedder) -> Iterator[Done]:
+    """Every part of the chunks, made in this process where it does not exist already."""
+    for chunk in chunks:
+        found = vectors.sound(folder / chunk.part)
+        if not found:
+            vectors.write_part(folder / chunk.part, plan.run(chunk, embedder), embedder.width)
+        yield Done(chunk.part, len(chunk.ids), chunk.residues, found)
+
+
+def _write(done: Iterable[Done], plan: Plan, folder: Path, path: Path, width: int, console: Console) -> None:
+    """Follow the parts as they are done, then join them in input order."""
+    names = []
     bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console)
-    with bar:
-        task = bar.add_task("embedding")
-        sequences = residues = reused = 0
-        began = time.perf_counter()
-        for number, chunk in enumerate(chunks):
-            digest = hashlib.sha256()
-            for record, letters in chunk:
-                digest.update(f"{len(record.id)} {record.id} {len(letters)} ".encode() + letters)
-            part = folder / f"{number:08d}-{digest.hexdigest()[:32]}.parquet"
-            size = sum(len(letters) for _, letters in chunk)
-            sequences += len(chunk)
-            if vectors.sound(part):
-                reused += len(chunk)
-            else:
-                vectors.write_part(part, run(chunk), width)
-                residues += size
-            rate = residues / (time.perf_counter() - began)
-            text = f"{sequences:,} sequences, {rate:,.0f} residues/s"
-            bar.update(task, description=text + (f", {reused:,} found from before" if reused else ""))
-            done.append(part)
-    return done
-
-
-def _chunks(records: Iterator[tuple[Record, bytes]], most_residues: int) -> Iterator[Chunk]:
-    chunk: Chunk = []
-    total = 0
-    for record, letters in records:
-        chunk.append((record, letters))
-        total += len(letters)
-        if len(chunk) == _CHUNK_SEQUENCES or total >= most_residues:
-            yield chunk
-            chunk, total = [], 0
-    if chunk:
-        yield chunk
+    try:
+        with bar:
+            task = bar.add_task("embedding")
+            sequences = residues = reused = 0
+            began = time.perf_counter()
+            for part in done:
+                names.append(part.name)
+                sequences += part.sequences
+                if part.found:
+                    reused += part.sequences
+                else:
+                    residues += part.residues
+                rate = residues / (time.perf_counter() - began)
+                text = f"{sequences:,} sequences, {rate:,.0f} residues/s"
+                bar.update(task, description=text + (f", {reused:,} found from before" if reused else ""))
+        about = {
+            "model": plan.model, "weights_sha256": plan.weights, "pooling": plan.pooling, "long": plan.long,
+            "precision": plan.precision,
+        }  # fmt: skip
+        parts = [folder / name for name in sorted(names)]  # names begin with their place
+        vectors.join(parts, path, width, plan.pooling == "residues", about)
+    except UserError as error:
+        raise UserError(f"{error}; parts that are done are kept for the next try") from error
