@@ -198,7 +198,11 @@ def test_what_cannot_be_had_is_said_at_once(
 
 @pytest.mark.parametrize(
     ("address", "message"),
-    [("127.0.0.1:1", "Ray at 127.0.0.1:1 cannot be reached"), ("cluster.example", "must be auto, HOST:PORT")],
+    [
+        ("127.0.0.1:1", "Ray at 127.0.0.1:1 cannot be reached"),
+        ("cluster.example", "must be auto or HOST:PORT"),
+        ("ray://127.0.0.1:1", "on a machine of the cluster"),
+    ],
 )
 def test_an_address_without_a_cluster_is_said_at_once(address: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -220,6 +224,7 @@ def test_a_stopped_command_leaves_no_process_and_goes_on(model: str, fasta: Path
     run = subprocess.Popen([*command, "--workers=2"], stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list(tmp_path.rglob("*-*.parquet")) and run.poll() is None:
         time.sleep(0.05)
+    assert any("raylet" in line for line in session(run.pid))
     run.terminate()
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 75 and "start the same command again" in errors, errors

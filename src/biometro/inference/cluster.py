@@ -35,6 +35,7 @@ from biometro.inference.plan import Chunk, Done, Plan
 from biometro.model.load import fingerprint, load
 
 _STORE_BYTES = 256 << 20  # of a local cluster; chunks that wait for a worker, about a megabyte each
+_NO_CLIENT = "Ray Data does not run through ray://; start the command on a machine of the cluster, with its HOST:PORT"
 
 
 # What travels, a row each: a `chunk` to embed, a part `found` or `made`, and at the end the `account`; or an `error`.
@@ -78,7 +79,7 @@ def connect(workers: int, address: str | None, device: str) -> Iterator[Cluster]
     """Ray for the length of the block.
 
     A process that is connected to Ray already goes on with that connection, and keeps it. Otherwise the cluster at
-    `address` (auto, HOST:PORT, ray://HOST:PORT); without one, a cluster on this machine that ends with the block.
+    `address` (auto or HOST:PORT); without one, a cluster on this machine that ends with the block.
 
     Raises UserError where Ray is not installed, cannot be reached, or has less than the workers need.
     """
@@ -90,6 +91,8 @@ def connect(workers: int, address: str | None, device: str) -> Iterator[Cluster]
     ours = not ray.is_initialized()
     if not ours and address is not None:
         raise UserError("this process is connected to Ray already; leave `cluster` out to go on with that connection")
+    if not ours and ray.util.client.ray.is_connected():
+        raise UserError(_NO_CLIENT)
     try:
         if ours:
             _start(ray, address, max(workers, torch.get_num_threads()))
@@ -224,7 +227,8 @@ def _import_ray(local: bool) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if local and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
-        # Ray listens on all interfaces; without a token whoever reaches a port could run code here.
+        # Ray listens on all interfaces; without a token whoever reaches a port could run code here. Its own default
+        # leaves one in the user's home, which changes how clusters started later must be reached.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         import ray
@@ -250,6 +254,8 @@ def _start(ray: Any, address: str | None, cpus: int) -> None:
     except Exception as error:  # of many kinds, by address
         what = "could not be started" if address is None else f"at {address} cannot be reached"
         text = " ".join(str(error).split())[:300]
+        if address is not None and "RAY_AUTH_MODE" not in os.environ:  # Ray sends no token to an address unasked
+            text += "; if it asks for a token, set RAY_AUTH_MODE=token"
         raise UserError(f"Ray {what} ({text})") from error
     finally:
         if main:  # Ray's own would end the process without a word
@@ -258,9 +264,11 @@ def _start(ray: Any, address: str | None, cpus: int) -> None:
 
 def _check_address(address: str) -> None:
     """Ray itself would try an address where nobody listens for many minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise UserError(_NO_CLIENT)
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise UserError(f"cluster is {address!r}; it must be auto, HOST:PORT or ray://HOST:PORT")
+        raise UserError(f"cluster is {address!r}; it must be auto or HOST:PORT")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as error:

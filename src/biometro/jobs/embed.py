@@ -72,7 +72,7 @@ def embed(
         device: auto, cpu, cuda, cuda:1, ...
         batch_tokens: tokens read at once; more takes more memory and does not change results.
         workers: processes that embed, on Ray, each with a GPU where there are any; without it, this process does.
-        cluster: address of a running Ray cluster (auto, HOST:PORT or ray://HOST:PORT) whose machines all see `model`
+        cluster: address of a running Ray cluster (auto or HOST:PORT) whose machines all see `model`
             and the folder of `out`; without it, workers run on this machine.
 
     Returns the path written, or the embeddings where `out` is not given. Raises UserError for input that cannot be
