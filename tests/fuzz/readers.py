@@ -168,7 +168,8 @@ reader("vectors", suffix=".safetensors", seeds=[embeddings(".safetensors", r) fo
 reader("vectors.parquet", suffix=".parquet", seeds=[embeddings(".parquet", r) for r in (True, False)], run=vectors.read)
 reader("part", suffix=".parquet", seeds=[embeddings(".parquet", True)], run=vectors.sound)
 reader("metrics", suffix=".jsonl", seeds=[METRICS], run=use_metrics)
-folder_reader("corpus", build=a_corpus, files=["corpus.json", "lengths.npy", "train-00000.npy", "train-00000.bin"], run=use_corpus)
+folder_reader("corpus", build=a_corpus,
+              files=["corpus.json", "lengths.npy", "train-00000.npy", "train-00000.bin"], run=use_corpus)  # fmt: skip
 folder_reader("model", build=a_model, files=["config.json", "model.safetensors", "recipe.yaml"], run=use_model,
               seal=reseal_model)  # fmt: skip
 folder_reader("huggingface", build=a_huggingface_folder, files=["config.json", "model.safetensors"], run=use_model)
