@@ -17,12 +17,13 @@ from jsonargparse import ArgumentParser, auto_parser, get_loader, set_loader, se
 from biometro.errors import EchoedError, UserError
 from biometro.jobs.embed import embed
 from biometro.jobs.export import export
+from biometro.jobs.plan import plan
 from biometro.jobs.prepare import prepare
 from biometro.jobs.pretrain import pretrain
 from biometro.training.trainer import EXIT_STOPPED, Outcome
 from biometro.untrusted import check_yaml
 
-JOBS: dict[str, Any] = {"prepare": prepare, "pretrain": pretrain, "embed": embed, "export": export}
+JOBS: dict[str, Any] = {"prepare": prepare, "plan": plan, "pretrain": pretrain, "embed": embed, "export": export}
 
 # A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure.
 set_parsing_settings(import_path_denylist=["*"])
@@ -92,8 +93,11 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any]]:
         prog="biometro",
         description="Language models of biochemical sequences: from raw files to models and answers.",
     )
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if len(given) > 1 and given[0] in JOBS and not given[1].startswith("-"):
+        given.insert(1, "--config")  # `biometro plan recipe.yaml`
     try:
-        parsed = parser.parse_args(None if arguments is None else list(arguments))
+        parsed = parser.parse_args(given)
         options = parser.instantiate(parsed)[parsed.subcommand].as_dict()
     except ImportError as error:
         parser.error(f"a recipe holds values and imports nothing ({str(error).partition(',')[0]})")
