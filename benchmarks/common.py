@@ -175,16 +175,21 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         print(f"| {' | '.join([row[0].ljust(widths[0]), *cells[1:]])} |")
 
 
-def print_environment(rounds: Rounds, seed: int, *libraries: str) -> None:
-    """Where, when and with what a table was measured."""
+def processor() -> str:
+    """The CPU's name."""
     info = Path("/proc/cpuinfo")
     models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    processor = models[0].split(": ")[1] if models else platform.machine()
+    return models[0].split(": ")[1] if models else platform.machine()
+
+
+def print_environment(rounds: Rounds, seed: int, *libraries: str) -> None:
+    """Where, when and with what a table was measured."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("biometro", "torch", "numpy", *libraries))
     mkl, onednn = ([rate / 1e9 for rate in rates] for rates in zip(*rounds.matmul, strict=True))
     print(
-        f"\nfp32 matmul in these rounds, GFLOP/s: torch.mm {spread(mkl, 0)}, oneDNN {spread(onednn, 0)}; {processor}, "
-        f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} of {os.cpu_count()} threads, "
+        f"\nfp32 matmul in these rounds, GFLOP/s: torch.mm {spread(mkl, 0)}, oneDNN {spread(onednn, 0)}; "
+        f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, "
+        f"{torch.get_num_threads()} of {os.cpu_count()} threads, "
         f"others took at most {max(rounds.disturbed):.0%}; seed {seed}; Python "
         f"{platform.python_version()}, {versions}; {time.strftime('%Y-%m-%d %H:%M %Z')}"
     )

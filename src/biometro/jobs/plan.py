@@ -373,7 +373,7 @@ def _show(plan: Plan, machine: Machine, gpus: int) -> None:
         "ms per step: computation": f"{1000 * plan.compute_seconds:,.1f}",
         "ms per step: communication": f"{1000 * plan.communication_seconds:,.1f}",
         "tokens per second": f"{plan.tokens_per_second:,.0f}",
-        "hours": f"{plan.hours:,.2f}",
+        "hours": f"{plan.hours:,.3g}" if plan.hours < 1 else f"{plan.hours:,.2f}",
         "GPU hours": f"{plan.gpu_hours:,.1f}",
         "cost": None if plan.cost is None else f"{plan.cost:,.2f}",
         "kWh, GPUs alone, at most": None if plan.kilowatt_hours is None else f"{plan.kilowatt_hours:,.1f}",
