@@ -75,7 +75,7 @@ def measure(job: tuple[str, str, str, int, int]) -> tuple[list[str], float]:
 
     step(small, 0)
     gc.collect()
-    rates = [planner.matmul_rate(config.width)]
+    rates = [planner.matmul_rate(config.width, clock=time.process_time)]
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     seconds = []
@@ -84,7 +84,7 @@ def measure(job: tuple[str, str, str, int, int]) -> tuple[list[str], float]:
         step(loader, number)
         seconds.append(time.process_time() - began)
     grown = resident("VmHWM") - before
-    rates.append(planner.matmul_rate(config.width))
+    rates.append(planner.matmul_rate(config.width, clock=time.process_time))
     with contextlib.redirect_stdout(io.StringIO()):
         plan = biometro.plan(
             data=data, gpu="cpu", encoder=config, packing=packing, objective=name,  # type: ignore[arg-type]
