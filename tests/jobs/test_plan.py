@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import yaml
 
 import biometro
 from biometro import cli
+from biometro.alphabet import PROTEIN
 from biometro.data.corpus import Corpus
 from biometro.data.loader import Loader, PackingConfig
 from biometro.errors import UserError
 from biometro.jobs.plan import Plan
 from biometro.model.encoder import EncoderConfig
 from biometro.objectives.metro import Metro
+from biometro.training.parallel import ParallelConfig, World, _mesh
 from biometro.training.trainer import TrainingConfig
 
 ESM2_650M = EncoderConfig(width=1280, depth=33, head_size=64)
@@ -50,7 +53,6 @@ def test_a_recipe_right_after_the_job(recipe: Path, capsys: Any) -> None:
     options = yaml.safe_load(recipe.read_text())
     with torch.device("meta"):
         config = EncoderConfig(**{**options["encoder"], "width": 256})
-        from biometro.alphabet import PROTEIN
         from biometro.objectives.metro import MetroConfig
 
         goal = Metro(config, PROTEIN, MetroConfig(**options["metro"]))
@@ -119,7 +121,8 @@ def test_a_corpus_gives_its_own_lengths(corpus: Path) -> None:
 
 
 def big(**options: Any) -> Plan:
-    training = TrainingConfig(steps=1000, accumulate=options.pop("accumulate", 64))
+    parallel = ParallelConfig(sharding=options.pop("sharding", "auto"), recompute=options.pop("recompute", False))
+    training = TrainingConfig(steps=1000, accumulate=options.pop("accumulate", 64), parallel=parallel)
     packing = PackingConfig(batch_tokens=options.pop("batch_tokens", 16384))
     return biometro.plan(encoder=ESM2_650M, training=training, packing=packing, **options)
 
@@ -143,14 +146,18 @@ def test_recomputation_takes_time_and_saves_memory() -> None:
     assert again.layouts[0].memory.activations < plain.layouts[0].memory.activations / 5
 
 
-def test_the_simplest_layout_that_fits_is_taken() -> None:
-    assert big(gpus=8).layouts[0].sharding == "replicate"
-    small = big(gpus=8, memory="18GiB", batch_tokens=4096)
-    assert small.layouts[0].sharding == "shard" and small.layouts[0].fits
+def test_the_layout_is_the_one_that_training_takes() -> None:
+    with torch.device("meta"):
+        goal = Metro(dataclasses.replace(ESM2_650M, vocab_size=PROTEIN.size), PROTEIN)
+    for gpus, sharding in ((8, "shard"), (64, "hybrid")):
+        assert big(gpus=gpus).layouts[0].sharding == sharding
+        shards = {"shard": gpus, "hybrid": 8}[sharding]
+        assert _mesh(goal, World(0, gpus, 8), ParallelConfig()) == (gpus // shards, shards)
     forced = big(gpus=8, memory="18GiB", batch_tokens=4096, sharding="replicate")
-    assert not forced.layouts[0].fits and "does not fit: --sharding shard" in forced.warnings[0]
+    assert not forced.layouts[0].fits and "does not fit: --training.parallel.sharding shard" in forced.warnings[0]
     (lone,) = big(memory="24GiB").warnings
-    assert lone.startswith("does not fit: --packing.batch_tokens ") and lone.endswith(" or less, or --recompute true")
+    assert lone.startswith("does not fit: --packing.batch_tokens ")
+    assert lone.endswith(" or less, or --training.parallel.recompute true")
 
 
 def test_the_largest_batch_is_the_largest_that_fits() -> None:

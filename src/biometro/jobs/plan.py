@@ -17,15 +17,16 @@ from rich.table import Table
 
 from biometro.alphabet import PROTEIN
 from biometro.data.batch import frame
-from biometro.data.corpus import Corpus, Split
+from biometro.data.corpus import Corpus, Shard, Split
 from biometro.data.loader import Loader, PackingConfig
 from biometro.errors import UserError
 from biometro.model.encoder import EncoderConfig
 from biometro.objectives.metro import Metro, MetroConfig
 from biometro.objectives.mlm import MLM, MLMConfig
 from biometro.objectives.objective import Objective
-from biometro.training import planner
-from biometro.training.planner import GPUS, Arithmetic, Memory, Sharding
+from biometro.training import parallel, planner
+from biometro.training.parallel import Sharding
+from biometro.training.planner import GPUS, Arithmetic, Memory
 from biometro.training.trainer import TrainingConfig
 
 GpuName = Literal["h100", "h200", "a100", "l40s", "a10g", "v100", "t4", "mi300x", "cpu"]
@@ -85,8 +86,6 @@ def plan(
     peak_tflops: float | None = None,
     mfu: float | None = None,
     price: float | None = None,
-    sharding: Sharding = "auto",
-    recompute: bool = False,
     network: float = 50.0,
     mean_length: float = 350.0,
     data: str = "",
@@ -113,9 +112,6 @@ def plan(
         peak_tflops: of one GPU, dense; default that of the data sheet at the recipe's precision.
         mfu: share of the peak that training reaches; default a target by model size, which no run has shown yet.
         price: of an hour of one GPU, in any currency.
-        sharding: replicate (each GPU holds everything), shard (weights, gradients and optimizer state divided among
-            all), hybrid (among the 8 of a machine), or auto: replicate where that fits, else shard.
-        recompute: compute blocks again in the backward pass instead of keeping their activations.
         network: GB/s that a machine of 8 GPUs sends to others.
         mean_length: residues of a sequence, lognormal as Swiss-Prot, where `data` is no corpus folder.
         data: corpus folder; its lengths are taken where it is there.
@@ -146,7 +142,7 @@ def plan(
     split = _assumed(mean_length) if corpus is None else corpus.split("train")
     work = Work(goal, Loader(split, alphabet, packing), training)
     machine = _machine(gpu, encoder, training, memory, peak_tflops)
-    layouts = _layouts(work, machine, gpus, sharding, recompute)
+    layouts = _layouts(work, machine, gpus)
     found = _figures(work, machine, layouts, gpus, mfu, price, network)
     lengths = f"lengths of {data}" if corpus else f"lengths as in Swiss-Prot, {mean_length:,.0f} residues on average"
     if data and corpus is None:
@@ -165,7 +161,7 @@ def _assumed(mean_length: float) -> Split:
     quantiles = np.array([NormalDist().inv_cdf((i + 0.5) / 1000) for i in range(1000)])
     lengths = np.exp(math.log(mean_length) - _SPREAD**2 / 2 + _SPREAD * quantiles).round().clip(1)
     offsets = np.concatenate([[0], np.cumsum(np.tile(lengths, _ASSUMED // 1000))]).astype(np.int64)
-    return Split(np.empty(0, dtype=np.uint8), offsets)
+    return Split.of(Shard(np.empty(0, dtype=np.uint8), offsets))
 
 
 class Work:
@@ -231,8 +227,8 @@ def _machine(
     return Machine(name, peak * 1e12, limit, card.link, card.watts, how, warnings)
 
 
-def _layouts(work: Work, machine: Machine, gpus: int, sharding: Sharding, recompute: bool) -> list[Layout]:
-    """All ways to lay the run out, the one asked for (or the simplest that fits) first."""
+def _layouts(work: Work, machine: Machine, gpus: int) -> list[Layout]:
+    """All ways to lay the run out, the one that the recipe asks for first."""
     ways: list[Sharding] = ["replicate", "hybrid", "shard"]
     if gpus <= planner.NODE:  # sharding inside a machine is all there is
         ways = ["replicate", "shard"] if gpus > 1 else ["replicate"]
@@ -246,11 +242,11 @@ def _layouts(work: Work, machine: Machine, gpus: int, sharding: Sharding, recomp
             if largest < 2 * work.loader.longest:
                 largest = 0
             found.append(Layout(way, again, memory, memory.total <= machine.limit, largest))
-    asked = [layout for layout in found if layout.recompute == recompute]
-    if gpus > 1 and sharding != "auto":
-        first = next((layout for layout in asked if layout.sharding == sharding), asked[-1])
-    else:
-        first = next((layout for layout in asked if layout.fits and layout.sharding != "hybrid"), asked[-1])
+    config = work.training.parallel
+    sharding = parallel.chosen(config.sharding, work.parameters, gpus, planner.NODE)
+    if sharding not in ways:
+        sharding = ways[-1]
+    first = next(layout for layout in found if (layout.sharding, layout.recompute) == (sharding, config.recompute))
     return [first, *(layout for layout in found if layout is not first)]
 
 
@@ -313,8 +309,12 @@ def _warnings(work: Work, layouts: list[Layout], gpus: int, compute: float, sent
     if not chosen.fits:
         advice = "more or larger GPUs"
         if better := next((layout for layout in layouts if layout.fits), None):
-            changes = [f"--sharding {better.sharding}"] if better.sharding != chosen.sharding else []
-            changes += [f"--recompute {str(better.recompute).lower()}"] if better.recompute != chosen.recompute else []
+            changes = [f"--training.parallel.sharding {better.sharding}"] if better.sharding != chosen.sharding else []
+            changes += (
+                [f"--training.parallel.recompute {str(better.recompute).lower()}"]
+                if better.recompute != chosen.recompute
+                else []
+            )
             advice = " ".join(changes)
         if chosen.largest:
             advice = f"--packing.batch_tokens {chosen.largest} or less, or {advice}"

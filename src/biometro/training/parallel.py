@@ -207,12 +207,17 @@ def lay_out(objective: nn.Module, world: World, config: ParallelConfig, half: bo
     return objective
 
 
+def chosen(sharding: Sharding, parameters: int, size: int, node_size: int) -> Sharding:
+    """What `auto` stands for; every other word for itself."""
+    if sharding != "auto":
+        return sharding
+    return "replicate" if parameters <= _REPLICATED_UP_TO else "hybrid" if size > node_size else "shard"
+
+
 def _mesh(objective: nn.Module, world: World, config: ParallelConfig) -> tuple[int, int]:
     """(replicas, shards), whose product is the number of ranks."""
-    sharding = config.sharding
-    if sharding == "auto":
-        large = sum(p.numel() for p in objective.parameters()) > _REPLICATED_UP_TO
-        sharding = "replicate" if not large else "hybrid" if world.size > world.node_size else "shard"
+    parameters = sum(p.numel() for p in objective.parameters())
+    sharding = chosen(config.sharding, parameters, world.size, world.node_size)
     if sharding == "replicate":
         return world.size, 1
     if sharding == "shard":

@@ -26,8 +26,8 @@ from biometro.model.heads import TokenHead, VocabularyHead
 from biometro.model.linear import Linear
 from biometro.objectives.metro import Metro
 from biometro.objectives.objective import Objective
+from biometro.training.parallel import Sharding
 
-Sharding = Literal["auto", "replicate", "shard", "hybrid"]
 NODE = 8  # GPUs that share the fast links of one machine
 LINK_SHARE = 0.7  # of a link's peak that a collective operation reaches (assumed)
 
