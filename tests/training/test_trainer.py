@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from biometro.alphabet import PROTEIN
 from biometro.data.batch import Batch
@@ -27,7 +28,7 @@ from biometro.errors import UserError
 from biometro.model.encoder import EncoderConfig
 from biometro.objectives.metro import Metro, MetroConfig
 from biometro.objectives.mlm import MLM
-from biometro.objectives.objective import Objective
+from biometro.objectives.objective import Objective, Terms
 from biometro.training import checkpoint
 from biometro.training.optimizer import OptimizerConfig, build, learning_rate
 from biometro.training.parallel import World
@@ -62,8 +63,6 @@ def run_to(folder: Path, config: TrainingConfig, kind: str = "metro", objective:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
     return load_file(checkpoint.folders(folder / "checkpoints")[-1] / FILE)
 
 
@@ -233,6 +232,52 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path: Pa
         assert tensor.isfinite().all()
     for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+class Poisoned(MLM):
+    """An MLM whose loss is not a number in some of its forward passes."""
+
+    def __init__(self, bad: set[int]):
+        torch.manual_seed(0)
+        super().__init__(replace(ENCODER, dropout=0.0), PROTEIN)
+        self.bad, self.passes = bad, 0
+
+    def forward(self, batch: Batch) -> Terms:
+        terms: Terms = super().forward(batch)
+        if self.training:
+            self.passes += 1
+            if self.passes - 1 in self.bad:
+                terms["mlm_loss"] = replace(terms["mlm_loss"], sum=terms["mlm_loss"].sum * math.nan)
+        return terms
+
+
+@pytest.mark.parametrize("policy", ["skip", "back_off"])
+def test_a_gradient_that_is_not_finite_is_passed_over(
+    tmp_path: Path, policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biometro.training.trainer._SOUND_STEPS", 4)
+    schedule = OptimizerConfig(lr=1e-3, warmup=0, schedule="warmup_stable_decay", decay=0.01)
+    config = replace(CONFIG, checkpoint_every=1, keep=100, not_finite=policy, optimizer=schedule)
+    outcome = run_to(tmp_path / "r", config, objective=Poisoned({2 * 7 + 1}))  # the second micro-batch of step 8
+    assert outcome.progress.step == 20 and outcome.progress.skipped == 1
+    saved = [load_file(folder / FILE) for folder in checkpoint.folders(tmp_path / "r" / "checkpoints")]
+    assert same(saved[6], saved[7]) and not same(saved[7], saved[8])
+    assert all(tensor.isfinite().all() for tensor in saved[-1].values())
+    rows = [row for row in read_metrics(tmp_path / "r" / "metrics.jsonl") if row["split"] == "train"]
+    assert rows[7]["loss"] is None and rows[7]["grad_norm"] is None and math.isfinite(rows[8]["loss"])
+    rates = [row["lr"] for row in rows[:19]]
+    assert rates == ([1e-3] * 19 if policy == "skip" else [1e-3] * 8 + [5e-4] * 4 + [1e-3] * 7)
+    kept = load_file(tmp_path / "r" / "not-finite-step-00000008.safetensors")
+    for number in (14, 15):
+        assert torch.equal(kept[f"{number}.sequence.tokens"], loader().batch(number).sequence.tokens)
+
+
+def test_twenty_such_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=60, not_finite="skip", log_every=1)
+    with pytest.raises(UserError, match=r"not finite at step 25 .*lower optimizer\.lr"):
+        run_to(tmp_path / "r", config, objective=Poisoned(set(range(10, 1000))))
+    assert len(list((tmp_path / "r").glob("not-finite-step-*"))) == 5
+    assert checkpoint.folders(tmp_path / "r" / "checkpoints")[-1].name == "step-00000020"
 
 
 def test_lines_cut_by_a_crash_do_not_stop_a_run(tmp_path: Path) -> None:
