@@ -188,7 +188,7 @@ class Encoder(nn.Module):
         if self.config.token_dropout:
             x_TD = self._drop_masked(x_TD, packed)
         if self.lift is not None:
-            x_TD = self.lift(x_TD)
+            x_TD = self.lift(x_TD).to(x_TD.dtype)  # autocast or not, the residual stream is float32
         rotary = self.config.positions == "rotary"
         table = positions.rotary_table(packed.positions, self.frequencies) if rotary else None
         slopes = None if rotary else positions.alibi_slopes(self.config.heads, x_TD.device)

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 
 def _onednn(x: Tensor) -> bool:
-    return (
+    # Asked first: a compiler that stopped at a later question would compile what follows for a True.
+    return not torch.compiler.is_compiling() and (
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > 0
         and torch.backends.mkldnn.is_available()
         and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 

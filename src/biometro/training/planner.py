@@ -86,7 +86,6 @@ def block_bytes(config: EncoderConfig, how: Arithmetic) -> float:
     """Bytes per token that one block keeps for its backward pass, without recomputation.
 
     norms        2 x (4 D input + b D output + 8 statistics); an uncompiled rmsnorm keeps x / rms as well, 4 D.
-                 After a lift (a token table of another width) autocast leaves the stream in b bytes, not 4
     attention    q k v: 3 b D, and rotated q k: 2 b D; output: b D, and b D more where it must be copied for the
                  linear layer (sdpa joins its parts, flex changes the order; varlen needs none); 4 H log-sum-exp
     gelu         2 b F (input, output); swiglu: 3 b F compiled (gate, value, product), 4 b F else (silu of the gate)
@@ -95,17 +94,12 @@ def block_bytes(config: EncoderConfig, how: Arithmetic) -> float:
     b, d, f = how.width, config.width, config.hidden
     statistics = 8 if config.norm == "layernorm" else 4
     extra = 4 * d if config.norm == "rmsnorm" and not how.compiled else 0
-    norms = 2 * (stream_bytes(config, how) * d + b * d + statistics + extra)
+    norms = 2 * (4 * d + b * d + statistics + extra)
     rotated = 2 * b * d if config.positions == "rotary" else 0
     attention = 3 * b * d + rotated + b * d * (1 if how.attention == "varlen" else 2) + 4 * config.heads
     ffn = b * f * (2 if config.ffn == "gelu" else 3 if how.compiled else 4)
     dropout = 2 * d * (1 if how.compiled else b) if config.dropout else 0
     return float(norms + attention + ffn + dropout)
-
-
-def stream_bytes(config: EncoderConfig, how: Arithmetic) -> int:
-    """Bytes of a number in the residual stream."""
-    return how.width if config.embedding_width not in (None, config.width) else 4
 
 
 def encoder_bytes(config: EncoderConfig, how: Arithmetic, tokens: float, run_pairs: float = 0) -> float:
@@ -115,11 +109,11 @@ def encoder_bytes(config: EncoderConfig, how: Arithmetic, tokens: float, run_pai
     run_pairs: sum of squared lengths over runs of equal length; ALiBi on sdpa keeps a bias of H numbers for each,
     one for all blocks in single precision, one more for each block in half.
     """
-    table_width, stream = config.embedding_width or config.width, stream_bytes(config, how)
+    table_width = config.embedding_width or config.width
     lift = how.width * table_width if table_width != config.width else 0
     rotary = 4 * config.head_size if config.positions == "rotary" else 0
-    last = stream * config.width + 8 + (4 * config.width if config.norm == "rmsnorm" else 0)
-    blocks = config.depth * (float(stream * config.width) if how.recompute else block_bytes(config, how))
+    last = 4 * config.width + 8 + (4 * config.width if config.norm == "rmsnorm" else 0)
+    blocks = config.depth * (4.0 * config.width if how.recompute else block_bytes(config, how))
     kept = tokens * (blocks + 8 + lift + rotary + last)
     if config.positions == "alibi" and how.attention == "sdpa":
         casts = 0 if not how.half else 1 if how.recompute else config.depth
@@ -178,7 +172,7 @@ def working_bytes(goal: Objective, how: Arithmetic, tokens: float) -> float:
         gradients = (8 if how.recompute else 12) * config.width + how.width * config.hidden * (
             1 if config.ffn == "gelu" else 2
         )
-        block = tokens * (block_bytes(config, how) - stream_bytes(config, how) * config.width)
+        block = tokens * (block_bytes(config, how) - 4 * config.width)
         again = max(block - heads, 0.0) if how.recompute else 0.0
         largest = max(largest, tokens * gradients + again)
     return largest
