@@ -14,8 +14,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from biometro.errors import EchoedError, UserError
 from biometro.files import clear_leftovers, put_in_place, saying, sha256_of
 from biometro.model.bundle import distinct_state
 from biometro.training.parallel import World
+from biometro.untrusted import read_json
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -169,19 +171,20 @@ class Checkpoints:
         if found is None:
             return None
         folder, progress = found
-        reader = HuggingFaceStorageReader(str(folder))
         tensors = self._tensors()
-        stored = reader.read_metadata().state_dict_metadata
+        with _reading(folder):
+            stored = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
         for name in sorted({*tensors, *stored}):
             if name not in tensors or name not in stored or stored[name].size != tensors[name].shape:  # type: ignore[union-attr]
                 raise UserError(
                     f"{folder}: this checkpoint is of another model ({name}: "
                     f"{_shape(stored.get(name), 'size')} there, {_shape(tensors.get(name), 'shape')} here)"
                 )
-        dcp.load(
-            tensors, storage_reader=HuggingFaceStorageReader(str(folder)),
-            process_group=self.world.background, no_dist=self.world.size == 1,
-        )  # fmt: skip
+        with _reading(folder):
+            dcp.load(
+                tensors, storage_reader=HuggingFaceStorageReader(str(folder)),
+                process_group=self.world.background, no_dist=self.world.size == 1,
+            )  # fmt: skip
         for state in self.optimizer.state.values():
             state["step"].fill_(progress.step - progress.skipped)
         return progress
@@ -189,6 +192,17 @@ class Checkpoints:
     def close(self) -> None:
         """Let the thread end; what is under way is finished first."""
         self._worker.shutdown(wait=True)
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """What the reader of shards makes of files that fit their digests and still make no sense, as an error to read."""
+    try:
+        yield
+    except (Exception, dcp.CheckpointException) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder}: this checkpoint cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _name_parameters(objective: nn.Module) -> dict[Tensor, str]:
@@ -215,7 +229,7 @@ def newest_sound(root: Path, say: Callable[[str], None]) -> tuple[Path, Progress
     found = folders(root)
     for folder in reversed(found):
         try:
-            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            state = read_json(folder / "state.json")
             digests = state["sha256"]
             present = {path.name for path in folder.iterdir()} - {"state.json"}
             damaged = sorted(present ^ {*digests}) + sorted(
@@ -224,7 +238,9 @@ def newest_sound(root: Path, say: Callable[[str], None]) -> tuple[Path, Progress
             if state["seal"] != _seal(state["progress"], digests):
                 damaged.append("state.json")
             progress = Progress(**state["progress"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if not all(isinstance(value, int | float) and value >= 0 for value in state["progress"].values()):
+                raise ValueError("its totals are no numbers")
+        except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError) as error:
             say(f"{folder.name}: damaged checkpoint passed over ({error})")
             continue
         if damaged:
