@@ -1,5 +1,27 @@
+"""Where the program starts, before its libraries are loaded: a stop during those seconds is one line as well."""
+
+import signal
 import sys
+from types import FrameType
 
-from biometro.cli import main
 
-sys.exit(main())
+def _stop(number: int, frame: FrameType | None) -> None:
+    print(f"biometro: stopped by {signal.Signals(number).name}; start the same command again", file=sys.stderr)
+    raise SystemExit(75)
+
+
+def run() -> int:
+    """Run one job from the command line; gives its exit status (see `biometro.cli.main`)."""
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGUSR1, _stop)
+    try:
+        from biometro.cli import main
+
+        return main()
+    except KeyboardInterrupt:
+        print("biometro: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -51,6 +51,19 @@ class Progress:
     backoff: float = 1.0
     sound: int = 0
 
+    def check(self) -> None:
+        """Raises ValueError where these cannot be totals of a run."""
+        for name, value in asdict(self).items():
+            whole = name not in ("flops", "seconds", "backoff")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int if whole else int | float)
+                or not 0 <= value < 2**90
+            ):
+                raise ValueError(f"{name} is {value!r}")
+        if self.skipped > self.step or self.step >= 2**40:
+            raise ValueError(f"{self.skipped} of {self.step} steps skipped")
+
 
 def folders(root: Path) -> list[Path]:
     """Checkpoint folders, oldest first."""
@@ -238,8 +251,7 @@ def newest_sound(root: Path, say: Callable[[str], None]) -> tuple[Path, Progress
             if state["seal"] != _seal(state["progress"], digests):
                 damaged.append("state.json")
             progress = Progress(**state["progress"])
-            if not all(isinstance(value, int | float) and value >= 0 for value in state["progress"].values()):
-                raise ValueError("its totals are no numbers")
+            progress.check()
         except (OSError, UserError, ValueError, KeyError, TypeError, AttributeError) as error:
             say(f"{folder.name}: damaged checkpoint passed over ({error})")
             continue

@@ -66,8 +66,10 @@ class World:
     node_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     store: dist.Store | None = None
+    control: dist.ProcessGroup | None = None
     background: dist.ProcessGroup | None = None
-    """A process group of its own for what runs beside training (checkpoints)."""
+    """Process groups on the CPU: for agreements, and for what a thread does beside training (checkpoints). One group
+    would mix up what two threads send."""
 
     @property
     def leads(self) -> bool:
@@ -85,7 +87,7 @@ class World:
         if self.size == 1:
             return values
         tensor = torch.tensor(values)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.control)
         result: list[int] = tensor.tolist()
         return result
 
@@ -94,7 +96,7 @@ class World:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value, group=self.background)
+        dist.all_gather_object(found, value, group=self.control)
         return found
 
     def first(self, action: Callable[[], T]) -> T:
@@ -106,9 +108,9 @@ class World:
             try:
                 answer[0] = action()
             except UserError as error:
-                dist.broadcast_object_list([None, str(error)], group=self.background)
+                dist.broadcast_object_list([None, str(error)], group=self.control)
                 raise
-        dist.broadcast_object_list(answer, group=self.background)
+        dist.broadcast_object_list(answer, group=self.control)
         if answer[1] is not None:
             raise EchoedError(answer[1])
         result: T = answer[0]
@@ -149,8 +151,8 @@ def join(device: str = "auto", timeout_minutes: float = 15) -> Iterator[World]:
             store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=patience,
             device_id=place if place.type == "cuda" else None,
         )  # fmt: skip
-        background = dist.new_group(backend="gloo", timeout=patience)
-        yield World(rank, size, node_size, place, store, background)
+        control, background = (dist.new_group(backend="gloo", timeout=patience) for _ in range(2))
+        yield World(rank, size, node_size, place, store, control, background)
     except (RuntimeError, ValueError) as error:  # torch has no narrower class for what gloo and NCCL report
         if isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST):
             raise UserError(
