@@ -15,12 +15,14 @@ set -uo pipefail
 recipe=$1 run=$2
 shift 2
 
-# The signal reaches every process of the job. The launchers must ignore it; each rank sets its own handler.
-trap '' USR1
-
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / SLURM_GPUS_ON_NODE))
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" --max-restarts 10 \
+
+# The signal reaches every process of the job's steps. torchrun must ignore it; each rank sets its own handler. The trap
+# stands inside the step, for SLURM gives its tasks fresh ones; the shell of this script has its own.
+trap '' USR1
+srun --cpus-per-task "$SLURM_CPUS_PER_TASK" bash -c 'trap "" USR1; exec torchrun "$@"' torchrun \
+    --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" --max-restarts 3 \
     --rdzv-id "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" --rdzv-backend c10d --rdzv-endpoint "$head:29500" \
     -m -- biometro pretrain --config "$recipe" --run "$run" "$@"
 status=$?

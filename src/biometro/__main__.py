@@ -4,6 +4,8 @@ import signal
 import sys
 from types import FrameType
 
+from biometro.training.signals import remember, remembering
+
 
 def _stop(number: int, frame: FrameType | None) -> None:
     print(f"biometro: stopped by {signal.Signals(number).name}; start the same command again", file=sys.stderr)
@@ -12,8 +14,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def run() -> int:
     """Run one job from the command line; gives its exit status (see `biometro.cli.main`)."""
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGUSR1, _stop)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, remember if remembering() else _stop)
     try:
         from biometro.cli import main
 

@@ -20,6 +20,7 @@ from biometro.jobs.export import export
 from biometro.jobs.plan import plan
 from biometro.jobs.prepare import prepare
 from biometro.jobs.pretrain import pretrain
+from biometro.training.signals import remember, remembering
 from biometro.training.trainer import EXIT_STOPPED, Outcome
 from biometro.untrusted import check_yaml
 
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parallel = os.environ.get("WORLD_SIZE", "1") != "1"
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
     in_main = threading.current_thread() is threading.main_thread()
-    before = {n: signal.signal(n, _terminate) for n in (signal.SIGTERM, signal.SIGUSR1)} if in_main else {}
+    handler = remember if remembering() else _terminate
+    before = {n: signal.signal(n, handler) for n in (signal.SIGTERM, signal.SIGUSR1)} if in_main else {}
     try:
         job, options = parse(arguments)
         result = JOBS[job](**options)
@@ -70,10 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"biometro: stopped by {stop}; start the same command again", file=sys.stderr)
         return EXIT_STOPPED
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
     stopped = isinstance(result, Outcome) and result.stopped is not None
-    return EXIT_STOPPED if stopped and "TORCHELASTIC_RUN_ID" not in os.environ else 0
+    return EXIT_STOPPED if stopped and not remembering() else 0
 
 
 class _Parser(ArgumentParser):

@@ -123,7 +123,14 @@ class Ground:
         return folder
 
     def pretrain(
-        self, run: Path, *, ranks: int = 1, restarts: int = 0, data: Path | None = None, **options: Any
+        self,
+        run: Path,
+        *,
+        ranks: int = 1,
+        restarts: int = 0,
+        meeting: str = "",
+        data: Path | None = None,
+        **options: Any,
     ) -> Process:
         """Start (or go on with) a run; with several ranks, under torchrun."""
         before = tuple(options.pop("before", ()))
@@ -131,10 +138,10 @@ class Ground:
         chosen = {"data": data or self.corpus, "run": run, **OPTIONS}
         chosen |= {name.replace("__", "."): value for name, value in options.items()}
         arguments = ["pretrain", *(f"--{name}={value}" for name, value in chosen.items())]
-        if ranks == 1:
+        if ranks == 1 and not meeting:
             return self.start(*arguments, before=before, **more)
         # USR1 is ignored by torchrun and its parents, as the launch script has it; ranks set their own handlers.
-        launcher = f"trap '' USR1; exec {sys.executable} -m torch.distributed.run --standalone"
+        launcher = f"trap '' USR1; exec {sys.executable} -m torch.distributed.run {meeting or '--standalone'}"
         line = f'{launcher} --nproc-per-node {ranks} --max-restarts {restarts} -m -- biometro "$@"'
         log = self.root / f"log-{time.monotonic_ns()}"
         with log.open("wb") as handle:

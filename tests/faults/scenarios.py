@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -57,6 +58,24 @@ def kill_rank(ground: Ground, folder: Path, chance: random.Random) -> Trial:
     os.kill(victim, signal.SIGKILL)
     lost = lost_steps(run)
     process.ends(0)
+    ground.same_losses(run)
+    return Trial(lost, f"killed in step {at}")
+
+
+@fault("kill -9 of a rank on one of two nodes")
+def kill_rank_of_a_node(ground: Ground, folder: Path, chance: random.Random) -> Trial:
+    """Two torchruns, as on two machines, whose counts of restarts then differ."""
+    run = folder / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"--nnodes=2 --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:{free.getsockname()[1]} --rdzv-id=7"
+    nodes = [ground.pretrain(run, ranks=1, restarts=3, meeting=meeting) for _ in range(2)]
+    at = chance.randrange(1, STEPS - 10)
+    until(lambda: step_of(run) >= at, nodes[0])
+    os.kill(chance.choice(ranks_of(run)), signal.SIGKILL)
+    lost = lost_steps(run)
+    for node in nodes:
+        node.ends(0)
     ground.same_losses(run)
     return Trial(lost, f"killed in step {at}")
 

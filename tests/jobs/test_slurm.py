@@ -26,7 +26,7 @@ def test_a_stopped_run_is_queued_again(tmp_path: Path, launcher: int, file: str,
     (notes / "run").mkdir(parents=True)
     commands = {
         "torchrun": TORCHRUN,
-        "srun": '#!/bin/bash\nexec "$@"\n',
+        "srun": '#!/bin/bash\nshift 2\nexec env --default-signal=USR1 "$@"\n',  # as slurmstepd does
         "scontrol": '#!/bin/bash\n[ "$1" = show ] && echo node1 || echo "$@" > "$NOTES/scontrol"\n',
     }
     for name, text in commands.items():

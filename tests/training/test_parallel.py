@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from ranks import CONFIG, STOP_AT, fresh, loader, run
+from safetensors.torch import load_file
 
+from biometro import cli
 from biometro.errors import UserError
+from biometro.jobs.prepare import prepare
 from biometro.objectives.corruption import generator_for
 from biometro.training import checkpoint
 from biometro.training.optimizer import build
-from biometro.training.parallel import ParallelConfig, World, _mesh, join, share
+from biometro.training.parallel import ParallelConfig, World, _mesh, join, meet, share
 from biometro.training.tracking import Row, read_metrics
 from biometro.training.watch import Note, verdict
 
@@ -89,13 +94,48 @@ def test_two_ranks_end_what_one_process_began(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_weights_are_read_from_all_shards_one_at_a_time(runs: Path) -> None:
+def test_one_process_reads_the_weights_that_four_wrote(runs: Path) -> None:
     folder = checkpoint.folders(runs / "4-ranks-shard" / "checkpoints")[-1]
     assert len(list(folder.glob("*.safetensors"))) == 4
-    read = checkpoint.stored_weights(folder)
-    expected = tensors(runs / "4-ranks-shard")
-    for name in ("encoder.blocks.0.attention.qkv.weight", "rtd.out.bias", "encoder.frequencies"):
-        assert torch.equal(read(name), expected[f"weights.{name}"])
+    objective = fresh()
+    checkpoint.read_weights(folder, objective)
+    for name, tensor in tensors(runs / "4-ranks-shard").items():
+        if name.startswith("weights."):
+            assert torch.equal(objective.state_dict()[name.removeprefix("weights.")], tensor), name
+
+
+@pytest.mark.slow
+def test_pretrain_by_two_ranks_leaves_the_model_of_one(tmp_path: Path) -> None:
+    prepare("example:families", str(tmp_path / "corpus"), valid=0.1)
+    options = {
+        "data": tmp_path / "corpus", "encoder.width": 32, "encoder.depth": 2, "encoder.head_size": 16,
+        "packing.batch_tokens": 512, "packing.crop": 60, "training.steps": 6, "training.accumulate": 2,
+        "training.track": "[]", "metro.embeddings": "disentangled", "device": "cpu",
+        "training.parallel.sharding": "shard",
+    }  # fmt: skip
+    arguments = ["pretrain", *(f"--{name}={value}" for name, value in options.items())]
+    done = torchrun(2, "-m", "--", "biometro", *arguments, f"--run={tmp_path / 'two'}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert cli.main([*arguments, f"--run={tmp_path / 'one'}"]) == 0
+    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+    assert (tmp_path / "two" / "exit-status").read_text() == "0\n"
+    assert (tmp_path / "two" / "report.html").stat().st_size > 10_000
+
+
+def test_ranks_meet_in_spite_of_what_an_earlier_attempt_left() -> None:
+    store = dist.HashStore()
+    for rank in range(3):  # the words of an attempt that is over
+        store.set(f"ask/{rank}", f"old-{rank}")
+        store.set(f"answer/{rank}", f"old-{rank} old-attempt")
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as pool:
+            found = set(pool.map(lambda rank: meet(store, rank, 3, 20.0), range(3)))
+        assert len(found) == 1 and found != {"old-attempt"}
+    with pytest.raises(UserError, match="not all 3 ranks came"):
+        meet(store, 0, 3, 0.2)
 
 
 def test_shares_cover_everything_once_and_keep_step() -> None:

@@ -24,12 +24,11 @@ from biometro.files import locked, write_file
 from biometro.inference.embed import Embedder
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import EncoderConfig
-from biometro.model.load import load
 from biometro.objectives.metro import Metro, MetroConfig
 from biometro.objectives.mlm import MLM, MLMConfig
 from biometro.objectives.objective import Objective
 from biometro.training import checkpoint, parallel
-from biometro.training.checkpoint import stored_weights
+from biometro.training.checkpoint import read_weights
 from biometro.training.parallel import World
 from biometro.training.signals import StopRequest
 from biometro.training.tracking import read_metrics
@@ -78,8 +77,8 @@ def pretrain(
     that cannot be written, or one that was begun with other options.
     """
     with (
-        parallel.join(device, training.parallel.timeout_minutes) as world,
         StopRequest(training.max_minutes) as request,
+        parallel.join(device, training.parallel.timeout_minutes) as world,
     ):
         corpus = Corpus.open(data)
         world.first(corpus.verify)
@@ -96,8 +95,12 @@ def pretrain(
         recipe |= {"seed": seed, "device": device, "report": report}
         loader = Loader(corpus.split("train"), alphabet, packing, seed)
         validation = _validation(corpus, packing, seed, training.valid_batches)
-        torch.manual_seed(seed)
-        goal: Objective = Metro(encoder, alphabet, metro) if objective == "metro" else MLM(encoder, alphabet, mlm)
+
+        def build() -> Objective:
+            torch.manual_seed(seed)
+            return Metro(encoder, alphabet, metro) if objective == "metro" else MLM(encoder, alphabet, mlm)
+
+        goal = build()
 
         folder = Path(run)
         with ExitStack() as held:  # after all that may still refuse the options
@@ -106,15 +109,20 @@ def pretrain(
                 goal, loader.batch, training, folder, seed=seed, world=world, validation=validation, recipe=recipe,
                 request=request,
             )  # fmt: skip
-            if world.leads:
-                facts = _facts(corpus, goal, outcome, objective, training, world)
-                bundle = Bundle(alphabet, goal.bundle_modules(), recipe=recipe, facts=facts, crop=packing.crop)
-                # A run that was stopped has little time left; the next one draws the report.
-                drawn = report and outcome.stopped is None and request.reason is None
-                _leave(folder, corpus, goal, bundle, world, drawn)
-                if report and not drawn and outcome.stopped is None:
-                    outcome = dataclasses.replace(outcome, stopped=request.reason)
-                write_file(folder / "exit-status", f"{0 if outcome.stopped is None else EXIT_STOPPED}\n")
+
+            def leave() -> Outcome:
+                status = folder / "exit-status"
+                if outcome.stopped is not None:  # little time is left, and the checkpoint is what counts
+                    write_file(status, f"{EXIT_STOPPED}\n")
+                whole = goal
+                if world.size > 1:  # ranks hold shares; the checkpoint has it all
+                    whole = build()
+                    read_weights(checkpoint.folders(folder / "checkpoints")[-1], whole)
+                facts = _facts(corpus, whole, outcome, objective, training, world)
+                bundle = Bundle(alphabet, whole.bundle_modules(), recipe=recipe, facts=facts, crop=packing.crop)
+                return _leave(folder, corpus, bundle, outcome, request, world.device, report)
+
+            outcome = world.first(leave)  # the others wait, or torchrun would take the store away
     return outcome
 
 
@@ -127,23 +135,26 @@ def _validation(corpus: Corpus, packing: PackingConfig, seed: int, most: int) ->
     return [loader.batch(number) for number in range(min(most, loader.batches_per_epoch))]
 
 
-def _leave(folder: Path, corpus: Corpus, goal: Objective, bundle: Bundle, world: World, report: bool) -> None:
-    """Write the model folder, from the checkpoint where the ranks hold only shares of it, and draw the report."""
-    read = None
-    if world.size > 1:
-        stored = stored_weights(checkpoint.folders(folder / "checkpoints")[-1])
-        places = {id(module): place for place, module in goal.named_modules()}
-        roles = {role: places[id(module)] for role, module in bundle.modules.items()}
-
-        def read(role: str, name: str) -> torch.Tensor:
-            return stored(f"{roles[role]}.{name}")
-
-    bundle.save(folder / "model", read)
+def _leave(
+    folder: Path,
+    corpus: Corpus,
+    bundle: Bundle,
+    outcome: Outcome,
+    request: StopRequest,
+    device: torch.device,
+    report: bool,
+) -> Outcome:
+    """Write the model folder, draw the report if there is time, and say in `exit-status` whether the run is done."""
+    bundle.save(folder / "model")
     made = f"model: {folder / 'model'}"
-    if report:
-        _report(folder, corpus, load(str(folder / "model")) if world.size > 1 else bundle, world.device)
+    if report and outcome.stopped is None and request.reason is not None:  # the next start draws it
+        outcome = dataclasses.replace(outcome, stopped=request.reason)
+    elif report and outcome.stopped is None:
+        _report(folder, corpus, bundle, device)
         made += f", report: {folder / 'report.html'}"
+    write_file(folder / "exit-status", f"{0 if outcome.stopped is None else EXIT_STOPPED}\n")
     Console(stderr=True).print(made, highlight=False, soft_wrap=True)
+    return outcome
 
 
 def _begin(folder: Path, recipe: dict[str, Any], corpus_digest: str, held: ExitStack) -> None:
@@ -165,9 +176,9 @@ def _begin(folder: Path, recipe: dict[str, Any], corpus_digest: str, held: ExitS
     if not path.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise UserError(f"{folder} is no run folder (it has no recipe.yaml) and is not empty; choose another")
     held.enter_context(locked(folder))
-    (folder / "exit-status").unlink(missing_ok=True)
     if path.exists() and checkpoint.folders(folder / "checkpoints"):
         _compare(path, recipe, corpus_digest)
+    (folder / "exit-status").unlink(missing_ok=True)
     write_file(path, f"{_DIGEST_LINE}{corpus_digest}\n{yaml.safe_dump(recipe, sort_keys=False)}")
 
 

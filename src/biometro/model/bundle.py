@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,13 +80,10 @@ class Bundle:
             module.eval()
         return self
 
-    def save(self, folder: str | Path, read: Callable[[str, str], Tensor] | None = None) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the folder in one stroke; one that stands there is replaced. Raises UserError if it cannot be.
 
-        Args:
-            folder: to write.
-            read: gives a weight by role and name, where the modules do not hold it whole (sharded training). Weights
-                are read and written one at a time, so that the model is never in memory twice.
+        Weights are written one at a time, so that the model is never in memory twice.
         """
         folder = Path(folder)
         tensors, tied = distinct_state(self.modules)
@@ -103,7 +100,7 @@ class Bundle:
             "facts": self.facts,
         }
         with new_folder(folder) as work:
-            write_safetensors(work / "model.safetensors", tensors, read)
+            write_safetensors(work / "model.safetensors", tensors)
             config["weights_sha256"] = sha256_of(work / "model.safetensors")
             (work / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
             (work / "recipe.yaml").write_text(yaml.safe_dump(self.recipe, sort_keys=False), encoding="utf-8")
@@ -147,10 +144,8 @@ def distinct_state(modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor],
     return tensors, tied
 
 
-def write_safetensors(
-    path: Path, tensors: Mapping[str, Tensor], read: Callable[[str, str], Tensor] | None = None
-) -> None:
-    """Write tensors one by one. `read` (role, name) gives the content where `tensors` are only its shapes."""
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors one by one, without a copy of them all."""
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # aligned, as readers like it
     entries = {
         name: (
@@ -163,8 +158,7 @@ def write_safetensors(
     with path.open("wb") as handle:
         handle.write(safetensors_header(entries, {"format": "pt"}))
         for name in names:
-            tensor = tensors[name] if read is None else read(*name.split(".", 1))
-            handle.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            handle.write(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def from_folder(folder: Path, config: dict[str, Any]) -> Bundle:

@@ -14,8 +14,9 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from biometro.model.bundle import distinct_state
 from biometro.training.parallel import World
 from biometro.untrusted import read_json
 
+_PATIENCE = 10.0  # seconds between signs of life while a checkpoint is being written
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -83,9 +85,14 @@ class Checkpoints:
         optimizer: AdamW over its parameters.
         world: all of its ranks call every method together.
         keep: how many to keep.
+        waiting: is called now and then while a checkpoint under way is waited for.
     """
 
-    def __init__(self, root: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, world: World, keep: int):
+    def __init__(
+        self, root: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, world: World, keep: int,
+        waiting: Callable[[], None] = lambda: None,
+    ):  # fmt: skip
+        self.waiting = waiting
         self.root, self.world, self.keep = root, world, keep
         self.objective, self.optimizer = objective, optimizer
         self._names = _name_parameters(objective)
@@ -117,6 +124,9 @@ class Checkpoints:
         self.finish()
         folder = self.root / f"step-{progress.step:08d}"
         work = Path(self.world.first(lambda: str(self._begin(folder))))
+        blind = [name for name in self.world.gather("" if work.is_dir() else socket.gethostname()) if name]
+        if blind:
+            raise UserError(f"{work} is not seen on {blind[0]}: the run folder must lie where all ranks can reach it")
         written = dcp.async_save(
             self._tensors(),
             storage_writer=HuggingFaceStorageWriter(str(work), save_distributed=True),
@@ -136,6 +146,8 @@ class Checkpoints:
         under_way, self._under_way = self._under_way, None
         if under_way is None:
             return
+        while not wait([under_way], timeout=_PATIENCE).done:
+            self.waiting()
         problem = under_way.exception()
         if problem is not None and not isinstance(problem, UserError):
             raise problem
@@ -180,7 +192,7 @@ class Checkpoints:
         `say` hears of every checkpoint passed over. Raises UserError where checkpoints stand there but none is sound,
         or where one does not fit this model.
         """
-        found = self.world.first(lambda: newest_sound(self.root, say))
+        found = self.world.first(lambda: self._newest(say))
         if found is None:
             return None
         folder, progress = found
@@ -201,6 +213,12 @@ class Checkpoints:
         for state in self.optimizer.state.values():
             state["step"].fill_(progress.step - progress.skipped)
         return progress
+
+    def _newest(self, say: Callable[[str], None]) -> tuple[Path, Progress] | None:
+        with saying(self.root):
+            for begun in self.root.glob(".step-*.writing-*"):  # by a run that was killed: this one holds the folder
+                shutil.rmtree(begun, ignore_errors=True)
+        return newest_sound(self.root, say)
 
     def close(self) -> None:
         """Let the thread end; what is under way is finished first."""
@@ -264,21 +282,14 @@ def newest_sound(root: Path, say: Callable[[str], None]) -> tuple[Path, Progress
     return None
 
 
-def stored_weights(folder: Path) -> Callable[[str], Tensor]:
-    """A function that reads one weight of a checkpoint by its name in the objective, put together from all shards.
+def read_weights(folder: Path, objective: nn.Module) -> None:
+    """Give an objective of one process the weights of a checkpoint, whatever number of ranks wrote it.
 
-    Only that weight is in memory, whatever number of ranks wrote it.
+    They are read into place; nothing else is held. Raises UserError where the checkpoint is of another model.
     """
-    reader = HuggingFaceStorageReader(str(folder))
-    metadata = reader.read_metadata()
-
-    def read(name: str) -> Tensor:
-        entry: Any = metadata.state_dict_metadata[f"weights.{name}"]
-        out = torch.empty(entry.size, dtype=entry.properties.dtype)
-        dcp.load({f"weights.{name}": out}, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
-        return out
-
-    return read
+    weights, _ = distinct_state({"weights": objective})
+    with _reading(folder):
+        dcp.load({**weights}, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 
 
 def _seal(progress: dict[str, Any], digests: dict[str, str]) -> str:

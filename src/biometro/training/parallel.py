@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
@@ -28,6 +30,7 @@ from biometro.model.encoder import Encoder
 
 T = TypeVar("T")
 Sharding = Literal["auto", "replicate", "shard", "hybrid"]
+_LONG = timedelta(days=1)
 _MEETING = timedelta(minutes=5)  # that ranks wait for one another to start
 _REPLICATED_UP_TO = 200_000_000  # parameters: 16 bytes of each (weight, gradient, two moments) are 3.2 GB
 
@@ -64,6 +67,7 @@ class World:
     rank: int = 0
     size: int = 1
     node_size: int = 1
+    """Ranks on each node; 0 where nodes differ."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     store: dist.Store | None = None
     control: dist.ProcessGroup | None = None
@@ -141,18 +145,24 @@ def join(device: str = "auto", timeout_minutes: float = 15) -> Iterator[World]:
             )
         place = torch.device("cuda", local_rank)
         torch.cuda.set_device(place)
-    patience = timedelta(minutes=2 * timeout_minutes)
+    patience = timedelta(minutes=max(30, 2 * timeout_minutes))
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=_MEETING))
-        # torchrun keeps its store over restarts: without a prefix, this attempt would read the last one's addresses.
-        store = dist.PrefixStore(f"attempt-{_number('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        shared, _, _ = next(dist.rendezvous("env://", timeout=_MEETING))
+        attempt = meet(shared, rank, size, _MEETING.total_seconds())
+        store = dist.PrefixStore(attempt, shared)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo",
             store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=patience,
             device_id=place if place.type == "cuda" else None,
         )  # fmt: skip
-        control, background = (dist.new_group(backend="gloo", timeout=patience) for _ in range(2))
-        yield World(rank, size, node_size, place, store, control, background)
+        # Rank 0 may read digests of terabytes or write a model while the others wait: `watch` finds those that hang.
+        control, background = (dist.new_group(backend="gloo", timeout=_LONG) for _ in range(2))
+        # A connection of its own for `watch`: a client that waits for a key lets no other thread through.
+        notes = dist.PrefixStore(attempt, shared.clone())
+        world = World(rank, size, node_size, place, notes, control, background)
+        if len({*world.gather(node_size)}) > 1:
+            world = replace(world, node_size=0)
+        yield world
     except (RuntimeError, ValueError) as error:  # torch has no narrower class for what gloo and NCCL report
         if isinstance(error, dist.DistError) or any(sign in str(error) for sign in _LOST):
             raise UserError(
@@ -161,6 +171,32 @@ def join(device: str = "auto", timeout_minutes: float = 15) -> Iterator[World]:
             ) from error
         raise
     dist.destroy_process_group()
+
+
+def meet(store: dist.Store, rank: int, size: int, patience: float) -> str:
+    """A name for this attempt that all its ranks know and no earlier attempt had.
+
+    torchrun keeps its store over restarts, and its count of them differs between nodes, so a rank that took up what
+    stands there could read the addresses of the attempt before. Each rank asks with a word of its own, and believes
+    only an answer that repeats it. Raises UserError where not all come in time.
+    """
+    mine, end = uuid.uuid4().hex, time.monotonic() + patience
+    store.set(f"ask/{rank}", mine)
+    while time.monotonic() < end:
+        if rank == 0:
+            keys = [f"ask/{other}" for other in range(size)]
+            for other, key in enumerate(keys):
+                if store.check([key]):
+                    store.set(f"answer/{other}", f"{store.get(key).decode()} {mine}")
+            if all(store.check([f"{mine}/{other}"]) for other in range(1, size)):
+                return mine
+        elif store.check([f"answer/{rank}"]):
+            asked, attempt = store.get(f"answer/{rank}").decode().split()
+            if asked == mine:
+                store.set(f"{attempt}/{rank}", "here")
+                return attempt
+        time.sleep(0.02)
+    raise UserError(f"rank {rank}: not all {size} ranks came within {patience:,.0f} s; start the same command again")
 
 
 _LOST = ("Connection closed by peer", "Connection reset by peer", "onnection refused", "gloo", "NCCL", "Broken pipe")
@@ -213,7 +249,7 @@ def chosen(sharding: Sharding, parameters: int, size: int, node_size: int) -> Sh
     """What `auto` stands for; every other word for itself."""
     if sharding != "auto":
         return sharding
-    return "replicate" if parameters <= _REPLICATED_UP_TO else "hybrid" if size > node_size else "shard"
+    return "replicate" if parameters <= _REPLICATED_UP_TO else "hybrid" if size > node_size > 0 else "shard"
 
 
 def _mesh(objective: nn.Module, world: World, config: ParallelConfig) -> tuple[int, int]:
@@ -224,10 +260,9 @@ def _mesh(objective: nn.Module, world: World, config: ParallelConfig) -> tuple[i
         return world.size, 1
     if sharding == "shard":
         return 1, world.size
-    if world.size % world.node_size:
+    if world.node_size == 0 or world.size % world.node_size:
         raise UserError(
-            f"parallel.sharding hybrid needs the same number of ranks on every node ({world.size} ranks in all, "
-            f"{world.node_size} on this one)"
+            f"parallel.sharding hybrid needs the same number of ranks on every node, of {world.size} in all; use shard"
         )
     return world.size // world.node_size, world.node_size
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from types import FrameType
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_remembered: list[str] = []
+
+
+def remember(number: int, frame: FrameType | None) -> None:
+    """A handler for ranks that are not in the loop yet: the stop is made as soon as they are, by agreement."""
+    _remembered.append(signal.Signals(number).name)
+
+
+def remembering() -> bool:
+    """Whether stops are to be remembered: under torchrun, which would start again a rank that leaves by itself."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 class StopRequest:
@@ -24,6 +36,8 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
+        if _remembered:
+            self.reason = _remembered.pop()
         if threading.current_thread() is threading.main_thread():
             for number in CAUGHT:
                 self._previous[number] = signal.signal(number, self._catch)

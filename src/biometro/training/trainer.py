@@ -167,7 +167,10 @@ class _Loop:
         objective.train()
         self.autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=half)
         self.optimizer = optim.build(objective, config.optimizer)
-        self.checkpoints = Checkpoints(run / "checkpoints", objective, self.optimizer, world, config.keep)
+        self.checkpoints = Checkpoints(
+            run / "checkpoints", objective, self.optimizer, world, config.keep,
+            waiting=lambda: watch.beat("waiting for a checkpoint to be written"),
+        )  # fmt: skip
         self.trackers: list[Tracker] = []
 
     def open(self, recipe: dict[str, Any], quiet: bool) -> None:
@@ -249,13 +252,16 @@ class _Loop:
         ]
 
         def before(turn: int) -> None:
+            self.watch.beat(f"computing step {step + 1:,}, micro-batch {turn + 1} of {len(numbers)}")
             torch.manual_seed(self.seed * 1_000_003 + numbers[turn])  # dropout
             parallel.reduce_gradient(self.objective, turn == len(numbers) - 1)
 
         with self.autocast:
             terms = self.objective.backward(prepared, idle, world.sum, before)
         norm = _clip(self.objective, config.optimizer.clip)
-        rate = progress.backoff * optim.learning_rate(config.optimizer, step, config.steps)
+        rate = optim.learning_rate(config.optimizer, step, config.steps)
+        if config.not_finite == "back_off":
+            rate *= progress.backoff
         optim.apply(self.optimizer, rate, norm)
         if config.not_finite == "back_off":
             self._back_off(bool(norm.isfinite()))
@@ -309,7 +315,7 @@ class _Loop:
         self.flush()
         self.watch.beat(f"validating after step {self.progress.step:,}")
         with self.autocast:
-            figures = evaluate(self.objective, self.validation, self.seed, self.world)
+            figures = evaluate(self.objective, self.validation, self.seed, self.world, self.watch.again)
         row: Row = {"step": self.progress.step, "split": "valid", **figures}
         if write:
             self.log.write([row])
@@ -324,10 +330,16 @@ class _Loop:
             self.saved = self.progress.step
 
 
-def evaluate(objective: Objective, batches: Sequence[Batch], seed: int, world: World = World()) -> dict[str, float]:
+def evaluate(
+    objective: Objective,
+    batches: Sequence[Batch],
+    seed: int,
+    world: World = World(),
+    before: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
     """Averages of all terms over clean batches, corrupted the same way every time; `loss` is the weighted total.
 
-    The ranks of `world` share the batches; each gets the averages of all.
+    The ranks of `world` share the batches; each gets the averages of all. `before` is called before each pass.
     """
     training = objective.training
     objective.eval()
@@ -335,6 +347,7 @@ def evaluate(objective: Objective, batches: Sequence[Batch], seed: int, world: W
     numbers, idle = parallel.share(world, len(batches))
     with torch.no_grad():
         for turn, number in enumerate(numbers):
+            before()
             generator = generator_for(world.device, seed, _VALID_STREAM + number)
             weight = 1.0 if turn < len(numbers) - idle else 0.0
             for name, term in objective(objective.prepare(batches[number].to(world.device), generator)).items():

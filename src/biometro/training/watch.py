@@ -58,6 +58,10 @@ class Watch:
         self._note.doing = doing
         self._note.count += 1
 
+    def again(self) -> None:
+        """What this rank does, it has done some more of."""
+        self.beat(self._note.doing)
+
     def _run(self) -> None:
         try:
             while not self._over.wait(self._interval):
