@@ -219,11 +219,12 @@ def test_a_missing_extra_is_named(model: str, tmp_path: Path, monkeypatch: pytes
 def test_a_stopped_command_leaves_no_process_and_goes_on(model: str, fasta: Path, tmp_path: Path) -> None:
     """As a shell starts it, with a cluster of its own, in a session of its own by which its processes are known."""
     out, many = tmp_path / "v.parquet", tmp_path / "many.fasta"
-    many.write_text(fasta.read_text() * 60)
+    many.write_text(fasta.read_text() * 300)
     command = [sys.executable, "-m", "biometro", "embed", f"--model={model}", f"--data={many}", f"--out={out}"]
     run = subprocess.Popen([*command, "--workers=2"], stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list(tmp_path.rglob("*-*.parquet")) and run.poll() is None:
         time.sleep(0.05)
+    assert run.poll() is None, run.communicate()[1]
     assert any("raylet" in line for line in session(run.pid))
     run.terminate()
     _, errors = run.communicate(timeout=60)
@@ -232,7 +233,7 @@ def test_a_stopped_command_leaves_no_process_and_goes_on(model: str, fasta: Path
     begun = len(stamps(tmp_path))
     again = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True)
     assert begun > 0 and "found from before" in again.stderr
-    assert len(vectors.read(out).ids) == 125 * 60
+    assert len(vectors.read(out).ids) == 125 * 300
 
 
 def session(leader: int) -> list[str]:
