@@ -133,7 +133,7 @@ def stop_by_agreement(ground: Ground, folder: Path, chance: random.Random) -> Tr
 @fault("a rank that stands still")
 def hang(ground: Ground, folder: Path, chance: random.Random) -> Trial:
     run = folder / "run"
-    process = ground.pretrain(run, ranks=2, restarts=1, training__parallel__timeout_minutes=0.1)
+    process = ground.pretrain(run, ranks=2, restarts=3, training__parallel__timeout_minutes=0.2)
     at = chance.randrange(2, STEPS - 10)
     until(lambda: step_of(run) >= at, process)
     victim = chance.choice(ranks_of(run))
