@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from biometro import cli
 from biometro.alphabet import PROTEIN
 from biometro.data.batch import Packed, pack
 
@@ -50,3 +51,11 @@ def random_sequences(lengths: list[int], seed: int = 0) -> list[np.ndarray]:
 
 def packed_of(sequences: list[np.ndarray]) -> Packed:
     return pack(sequences, PROTEIN.id(PROTEIN.begin), PROTEIN.id(PROTEIN.end))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus folder of example:families."""
+    folder = tmp_path_factory.mktemp("corpus") / "families"
+    assert cli.main(["prepare", "--data=example:families", f"--out={folder}", "--valid=0.05"]) == 0
+    return folder

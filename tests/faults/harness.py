@@ -151,6 +151,12 @@ class Ground:
             )  # fmt: skip
         return Process(process, log)
 
+    def under_way(self, run: Path, chance: random.Random, **options: Any) -> tuple[Process, int]:
+        """A run that has just done a step drawn at random, and that step; some are left."""
+        process, at = self.pretrain(run, **options), chance.randrange(1, STEPS - 10)
+        until(lambda: step_of(run) >= at, process)
+        return process, at
+
     @cached_property
     def reference(self) -> Path:
         """A finished run of one process that nothing happened to."""

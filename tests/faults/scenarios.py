@@ -37,9 +37,7 @@ ONE_FILE = "shard-00001-model-00001-of-00001.safetensors"
 @fault("kill -9 of a run")
 def kill_run(ground: Ground, folder: Path, chance: random.Random) -> Trial:
     run = folder / "run"
-    process = ground.pretrain(run)
-    at = chance.randrange(1, STEPS - 5)
-    until(lambda: step_of(run) >= at, process)
+    process, at = ground.under_way(run, chance)
     time.sleep(chance.uniform(0, 0.05))
     process.kill()
     lost = lost_steps(run)
@@ -51,9 +49,7 @@ def kill_run(ground: Ground, folder: Path, chance: random.Random) -> Trial:
 @fault("kill -9 of a rank, restarted by torchrun")
 def kill_rank(ground: Ground, folder: Path, chance: random.Random) -> Trial:
     run = folder / "run"
-    process = ground.pretrain(run, ranks=2, restarts=2)
-    at = chance.randrange(1, STEPS - 10)
-    until(lambda: step_of(run) >= at, process)
+    process, at = ground.under_way(run, chance, ranks=2, restarts=2)
     victim = chance.choice(ranks_of(run))
     os.kill(victim, signal.SIGKILL)
     lost = lost_steps(run)
@@ -117,9 +113,7 @@ def signal_in_save(ground: Ground, folder: Path, chance: random.Random) -> Trial
 @fault("SIGUSR1 to one of two ranks, then one goes on alone")
 def stop_by_agreement(ground: Ground, folder: Path, chance: random.Random) -> Trial:
     run = folder / "run"
-    process = ground.pretrain(run, ranks=2)
-    at = chance.randrange(1, STEPS - 10)
-    until(lambda: step_of(run) >= at, process)
+    process, _ = ground.under_way(run, chance, ranks=2)
     os.kill(chance.choice(ranks_of(run)), signal.SIGUSR1)
     process.ends(0)
     assert (run / "exit-status").read_text() == "75\n"
@@ -133,9 +127,7 @@ def stop_by_agreement(ground: Ground, folder: Path, chance: random.Random) -> Tr
 @fault("a rank that stands still")
 def hang(ground: Ground, folder: Path, chance: random.Random) -> Trial:
     run = folder / "run"
-    process = ground.pretrain(run, ranks=2, restarts=3, training__parallel__timeout_minutes=0.2)
-    at = chance.randrange(2, STEPS - 10)
-    until(lambda: step_of(run) >= at, process)
+    process, _ = ground.under_way(run, chance, ranks=2, restarts=3, training__parallel__timeout_minutes=0.2)
     victim = chance.choice(ranks_of(run))
     os.kill(victim, signal.SIGSTOP)
     lost = lost_steps(run)

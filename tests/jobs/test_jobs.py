@@ -34,13 +34,6 @@ def shell(*arguments: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus") / "families"
-    assert shell("prepare", "--data=example:families", f"--out={folder}", "--valid=0.05") == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run") / "tiny"
     assert shell("pretrain", f"--data={corpus}", f"--run={run}", *TINY) == 0

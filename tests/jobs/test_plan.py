@@ -30,13 +30,6 @@ def shell(*arguments: str) -> int:
     return cli.main(list(arguments))
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus") / "families"
-    assert shell("prepare", "--data=example:families", f"--out={folder}", "--valid=0.05") == 0
-    return folder
-
-
 def test_options_are_those_of_pretrain() -> None:
     """Declared twice, since `plan` needs neither data nor a run folder; this keeps them one."""
     ours, theirs = (inspect.signature(job).parameters for job in (biometro.plan, biometro.pretrain))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -132,7 +133,9 @@ def test_ranks_meet_in_spite_of_what_an_earlier_attempt_left() -> None:
         store.set(f"answer/{rank}", f"old-{rank} old-attempt")
     for _ in range(2):
         with ThreadPoolExecutor(3) as pool:
-            found = set(pool.map(lambda rank: meet(store, rank, 3, 20.0), range(3)))
+            late = [pool.submit(meet, store, rank, 3, 20.0) for rank in (1, 2)]
+            time.sleep(0.2)  # in which those two see nothing but old answers
+            found = {meet(store, 0, 3, 20.0), *(future.result() for future in late)}
         assert len(found) == 1 and found != {"old-attempt"}
     with pytest.raises(UserError, match="not all 3 ranks came"):
         meet(store, 0, 3, 0.2)

@@ -267,6 +267,15 @@ def test_a_gradient_that_is_not_finite_is_passed_over(
         assert torch.equal(kept[f"{number}.sequence.tokens"], loader().batch(number).sequence.tokens)
 
 
+def test_going_on_after_a_skipped_step_is_not_having_stopped(tmp_path: Path) -> None:
+    config = replace(CONFIG, not_finite="skip", checkpoint_every=10)
+    run_to(tmp_path / "whole", config, objective=Poisoned({3}))
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(checkpoint.folders(tmp_path / "cut" / "checkpoints")[-1])
+    assert run_to(tmp_path / "cut", config, objective=Poisoned(set())).progress.skipped == 1
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
 def test_twenty_such_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=60, not_finite="skip", log_every=1)
     with pytest.raises(UserError, match=r"not finite at step 25 .*lower optimizer\.lr"):
