@@ -240,5 +240,5 @@ def test_a_stopped_command_leaves_no_process_and_goes_on(model: str, fasta: Path
 
 def session(leader: int) -> list[str]:
     """The command lines of a session's processes that live."""
-    listed = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(leader)], stdout=subprocess.PIPE, text=True)
+    listed = subprocess.run(["ps", "-ww", "-o", "stat=,args=", "-s", str(leader)], stdout=subprocess.PIPE, text=True)
     return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
