@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-# A shell gives a command in its background SIGINT ignored, and so would every process that the tests start and interrupt.
+# A shell gives a command in its background SIGINT ignored, and so would every process that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: threads of many processes would wait for one another's cores
