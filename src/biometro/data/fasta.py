@@ -85,7 +85,7 @@ def _beginning(handle: IO[bytes], name: str, size: int) -> tuple[int, bytes]:
 
 
 def parse(piece: bytes, line: int, name: str) -> Iterator[tuple[str, bytes, int]]:
-    """The records of a piece: identifier, letters as they stand in the file with white space, line of the header.
+    """The records of a piece: header without `>`, letters as they stand in the file with white space, its line.
 
     Raises UserError for a header without a sequence, and for characters that cannot stand in one.
     """
@@ -98,12 +98,12 @@ def parse(piece: bytes, line: int, name: str) -> Iterator[tuple[str, bytes, int]
         if not raw or raw.isspace():
             raise UserError(f"{name}, line {line}: a header without a sequence")
         try:
-            words = header.decode("utf-8").split(None, 1)
+            text = header.decode("utf-8").strip()
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{name}, line {line}: the header is neither ASCII nor UTF-8 (byte 0x{header[error.start]:02x})"
             ) from error
-        yield words[0] if words else "", raw, line
+        yield text, raw, line
         line += record.count(b"\n") + 1
 
 

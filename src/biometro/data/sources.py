@@ -47,13 +47,16 @@ _PARQUET_ROWS = 64  # read at once: a dictionary page may repeat one long value 
 
 class Record(NamedTuple):
     """One sequence as it stands in its file. `line` is 1-based: the header's line, or the table's row. `split` is the
-    side of the split that its table names."""
+    side of the split that its table names, `header` all of the FASTA header, `fields` the cells of
+    `ReadOptions.fields`."""
 
     id: str
     raw: bytes
     source: str
     line: int
     split: str | None = None
+    header: str = ""
+    fields: tuple[Any, ...] = ()
 
     @property
     def where(self) -> str:
@@ -106,17 +109,20 @@ class ReadOptions:
         column: the table column that holds the sequence.
         id_column: the table column that holds an identifier; without it, rows are numbered.
         split_column: the table column that names the side of the split.
+        fields: table columns whose cells come along with each record, as they are.
     """
 
     format: Format = "auto"
     column: str = "sequence"
     id_column: str | None = None
     split_column: str | None = None
+    fields: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[str]:
         """All columns to be read, the sequence's first."""
-        return [name for name in (self.column, self.id_column, self.split_column) if name is not None]
+        named = (self.column, self.id_column, self.split_column, *self.fields)
+        return list(dict.fromkeys(name for name in named if name is not None))
 
 
 def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> list[Source]:
@@ -223,8 +229,8 @@ def read_piece(piece: Piece, source: Source, options: ReadOptions = ReadOptions(
     Raises UserError as `read` does.
     """
     if piece.data is not None:
-        for id_, raw, line in fasta.parse(piece.data, piece.first, source.name):
-            yield Record(id_, raw, source.name, line)
+        for header, raw, line in fasta.parse(piece.data, piece.first, source.name):
+            yield Record(header.split(None, 1)[0] if header else "", raw, source.name, line, None, header)
     elif piece.groups is not None:
         with _opened(source, count=False) as (handle, _):
             yield from _read_parquet(source, _parquet(handle, source), piece, options)
@@ -318,6 +324,7 @@ def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iter
         id_column, split_column = (
             None if name is None else names.index(name) for name in (options.id_column, options.split_column)
         )
+        fields = [names.index(name) for name in options.fields]
         number = 0
         for row in rows:
             lines.taken = 0
@@ -330,7 +337,7 @@ def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iter
                 )
             id_ = str(number) if id_column is None else row[id_column]
             split = None if split_column is None else row[split_column]
-            yield _cell_record(source, id_, row[column], rows.line_num, split)
+            yield _cell_record(source, id_, row[column], rows.line_num, split, tuple(row[i] for i in fields))
         if number == 0:
             raise UserError(fasta.no_sequence(source.name))
     except csv.Error as error:
@@ -381,19 +388,23 @@ def _read_parquet(source: Source, file: pq.ParquetFile, piece: Piece, options: R
             [None] * len(cells) if name is None else batch.column(name).to_pylist()
             for name in (options.id_column, options.split_column)
         )
-        for id_, cell, split in zip(ids, cells, sides, strict=True):
+        more = [batch.column(name).to_pylist() for name in options.fields]
+        fields = list(zip(*more, strict=True)) or [()] * len(cells)
+        for id_, cell, split, extra in zip(ids, cells, sides, fields, strict=True):
             row += 1
             yield _cell_record(
-                source, str(row) if id_ is None else str(id_), cell, row, None if split is None else str(split)
+                source, str(row) if id_ is None else str(id_), cell, row, None if split is None else str(split), extra
             )
 
 
-def _cell_record(source: Source, id_: str, cell: Any, line: int, split: str | None) -> Record:
+def _cell_record(
+    source: Source, id_: str, cell: Any, line: int, split: str | None, fields: tuple[Any, ...] = ()
+) -> Record:
     if not isinstance(cell, str) or not cell.strip():
         what = "an empty cell" if cell is None or cell == "" or isinstance(cell, str) else f"a {type(cell).__name__}"
         raise UserError(f"{source.name}, line {line}: {what} where a sequence was expected")
     try:
-        return Record(id_, cell.encode("ascii"), source.name, line, split)
+        return Record(id_, cell.encode("ascii"), source.name, line, split, "", fields)
     except UnicodeEncodeError as error:
         raise UserError(
             f"{source.name}, line {line}: a non-ASCII character {cell[error.start]!a} in a sequence"
