@@ -1,0 +1,105 @@
+"""What is predicted, and where its labels stand in the input."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from biometro.errors import UserError
+
+TaskKind = Literal["classification", "multilabel", "regression", "residue_classification", "residue_regression"]
+SequenceKind = Literal["protein", "text"]
+Truth = np.ndarray | list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Where labels stand and what is done with them.
+
+    Args:
+        task: classification (one class a sequence), multilabel (any number), regression (one number or more),
+            residue_classification (a letter for every residue) or residue_regression (a number for every residue).
+        column: of tables, the column or columns that hold the label; several for multilabel (0 or 1 in each) and
+            regression.
+        field: of FASTA headers, the number of the field that holds the label: 0 is the first, -1 the last.
+        separator: what stands between fields of a header, and between the names in one multilabel cell is `several`.
+        key: of FASTA headers, the label follows `KEY=` and ends at white space or the separator.
+        pattern: of FASTA headers, a regular expression whose first group is the label.
+        file: a table with the labels, for FASTA files; its `column` holds the label.
+        file_id: the column of that table with the identifier (the first word of the header).
+        several: between the names of a sequence's labels in one cell (multilabel).
+        unknown: what stands for a label that is not known; for residues each letter or number among these.
+        mask: column with a 1 for every residue whose label counts, 0 for others.
+        bad: a record without a usable label (no such field, unknown, no number, another length than its sequence):
+            fail, or drop it, counted.
+        conflicts: identical sequences with different labels: drop them all, first (keep the first), merge (mean of
+            numbers, union of labels), or fail. Identical sequences with one label count once.
+        max_per_class: keep at most so many sequences of each class, chosen by digest.
+        min_per_class: classes with fewer are left out.
+    """
+
+    task: TaskKind = "classification"
+    column: str | list[str] = "label"
+    field: int | None = None
+    separator: str = "|"
+    key: str | None = None
+    pattern: str | None = None
+    file: str | None = None
+    file_id: str = "id"
+    several: str = ";"
+    unknown: list[str] = dataclasses.field(default_factory=lambda: ["", "NA", "nan", "NaN", "None", "?"])
+    mask: str | None = None
+    bad: Literal["fail", "drop"] = "fail"
+    conflicts: Literal["drop", "first", "merge", "fail"] = "drop"
+    max_per_class: int | None = None
+    min_per_class: int = 3
+
+    def __post_init__(self) -> None:
+        if sum(given is not None for given in (self.field, self.key, self.pattern, self.file)) > 1:
+            raise UserError("labels.field, labels.key, labels.pattern and labels.file exclude one another")
+        if not self.columns:
+            raise UserError("labels.column names no column")
+        if len(self.columns) > 1 and self.task not in ("multilabel", "regression"):
+            raise UserError(f"labels.column names {len(self.columns)} columns; {self.task} takes one")
+        if not self.separator or not self.several:
+            raise UserError("labels.separator and labels.several must not be empty")
+        if self.pattern is not None:
+            try:
+                groups = re.compile(self.pattern).groups
+            except re.error as error:
+                raise UserError(f"labels.pattern {self.pattern!r} is no regular expression ({error})") from error
+            if groups < 1:
+                raise UserError(f"labels.pattern {self.pattern!r} has no group; put the label in parentheses")
+        if self.min_per_class < 1 or (self.max_per_class is not None and self.max_per_class < self.min_per_class):
+            raise UserError("labels.min_per_class must be at least 1 and labels.max_per_class not below it")
+        if self.max_per_class is not None and self.task != "classification":
+            raise UserError(f"labels.max_per_class counts sequences of a class; {self.task} has none")
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.column] if isinstance(self.column, str) else list(self.column)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is predicted: the kind, and the names of classes (classification), labels or columns."""
+
+    kind: TaskKind
+    names: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        return len(self.names)
+
+    @property
+    def per_residue(self) -> bool:
+        return self.kind.startswith("residue")
+
+    @property
+    def discrete(self) -> bool:
+        """Whether outputs are logits of classes or labels, not numbers."""
+        return self.kind not in ("regression", "residue_regression")
