@@ -19,3 +19,10 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} is not available here ({str(error).splitlines()[0]})") from error
     return device
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no memory for a tensor, on any device."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )

@@ -99,3 +99,30 @@ def frame(tokens: np.ndarray, starts: np.ndarray, max_len: int | None = None) ->
         torch.from_numpy(positions),
         int(lengths.max(initial=0)) if max_len is None else max_len,
     )
+
+
+def halve(batch: Batch) -> tuple[Batch, Batch]:
+    """A batch of at least two sequences in two, cut where the tokens of `sequence` are about half.
+
+    Targets are cut along their first dimension: by sequences, by tokens, or (`label` of residues, which has a row for
+    each token that is one) by `label_counts` (B,), whichever has their length.
+    """
+    packed = batch.sequence
+    starts = packed.cu_seqlens.long()
+    middle = int((starts[1:-1] - starts[-1] // 2).abs().argmin()) + 1
+    place = int(starts[middle])
+    rows = batch.targets.get("label_counts")
+    at = {len(packed): middle, packed.tokens.numel(): place}
+    if rows is not None:
+        at[int(rows.sum())] = int(rows[:middle].sum())
+    halves = []
+    for cut, tokens in ((slice(None, middle), slice(None, place)), (slice(middle, None), slice(place, None))):
+        first = cut.stop is not None
+        begin = starts[: middle + 1] if first else starts[middle:] - place
+        view = Packed(packed.tokens[tokens], begin.int(), packed.positions[tokens], packed.max_len)
+        targets = {
+            name: target[: at[len(target)]] if first else target[at[len(target)] :]
+            for name, target in batch.targets.items()
+        }
+        halves.append(Batch({"sequence": view}, targets))
+    return halves[0], halves[1]

@@ -1,14 +1,20 @@
-"""Heads: what turns a token's vector into an answer. Shape letters: T tokens, D width, V vocabulary."""
+"""Heads: what turns a token's vector into an answer.
+
+Shape letters: T tokens, B sequences, R residues, D width, V vocabulary, K outputs.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biometro.model.limits import check_flags, check_sizes, check_small
+from biometro.data.batch import Packed
+from biometro.errors import UserError
+from biometro.model.limits import check_choices, check_flags, check_sizes, check_small
 from biometro.model.linear import Linear, linear_gelu
 
 
@@ -124,3 +130,98 @@ class ContactWeights(nn.Module):
         self.regression = nn.Linear(config.features, 1)
         nn.init.zeros_(self.regression.weight)
         nn.init.zeros_(self.regression.bias)
+
+
+@dataclass(frozen=True)
+class LabelHeadConfig:
+    """Args:
+    width: of the encoder.
+    outputs: classes, labels or numbers that are predicted.
+    pooling: of a sequence's vectors before the layers: mean, cls (the first token's), attention (a mean with learnt
+        weights), or residues (none: an answer for every residue).
+    hidden: width of a hidden layer with GELU; none makes the head linear.
+    dropout: probability, before each linear layer, in training.
+    """
+
+    width: int
+    outputs: int
+    pooling: Literal["mean", "cls", "attention", "residues"] = "mean"
+    hidden: int | None = None
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_sizes("head", self)
+        check_choices("head", self)
+        if isinstance(self.dropout, bool) or not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
+            raise UserError(f"head.dropout is {self.dropout!r}; it must be at least 0 and below 1")
+
+
+class LabelHead(nn.Module):
+    """Vectors of packed tokens -> (B, outputs) for sequences, or (R, outputs) for the R residues among the tokens.
+
+    Vectors are standardised (`mean`, `std` of the training set's), so that one learning rate serves all encoders, and
+    numbers that are predicted are given back in their own unit (`offset`, `unit`).
+    """
+
+    def __init__(self, config: LabelHeadConfig):
+        super().__init__()
+        self.config = config
+        self.mean: Tensor
+        self.std: Tensor
+        self.offset: Tensor
+        self.unit: Tensor
+        self.register_buffer("mean", torch.zeros(config.width))
+        self.register_buffer("std", torch.ones(config.width))
+        self.register_buffer("offset", torch.zeros(config.outputs))
+        self.register_buffer("unit", torch.ones(config.outputs))
+        self.attention = nn.Linear(config.width, 1) if config.pooling == "attention" else None
+        self.dense = nn.Linear(config.width, config.hidden) if config.hidden is not None else None
+        self.out = nn.Linear(config.hidden or config.width, config.outputs)
+        for layer in (self.attention, self.dense, self.out):
+            if layer is not None:
+                nn.init.zeros_(layer.bias)
+                nn.init.normal_(layer.weight, std=0.02 if layer is self.out else layer.in_features**-0.5)
+
+    def forward(self, h_TD: Tensor, packed: Packed, margins: tuple[int, int]) -> Tensor:
+        """Standardised outputs; `margins` tokens before and after each sequence are no residues."""
+        h_BD = self.pool(h_TD, packed, margins)
+        h_BD = (h_BD - self.mean) / self.std
+        if self.dense is not None:
+            h_BD = F.gelu(self.dense(F.dropout(h_BD, self.config.dropout, self.training)))
+        out: Tensor = self.out(F.dropout(h_BD, self.config.dropout, self.training))
+        return out
+
+    def scale(self, out_BK: Tensor) -> Tensor:
+        """Outputs in the unit of the labels."""
+        return out_BK * self.unit + self.offset
+
+    def pool(self, h_TD: Tensor, packed: Packed, margins: tuple[int, int]) -> Tensor:
+        """(B, D) vectors of sequences, or (R, D) of residues."""
+        if self.config.pooling == "cls":
+            return h_TD[packed.cu_seqlens[:-1].long()]
+        inside_T = residues(packed, margins)
+        h_RD = h_TD[inside_T]
+        if self.config.pooling == "residues":
+            return h_RD
+        owners_R, count = packed.owners[inside_T], len(packed)
+        if self.attention is None:
+            weight_R = torch.ones(len(h_RD), device=h_RD.device, dtype=h_RD.dtype)
+        else:
+            score_R = self.attention((h_RD - self.mean) / self.std).float().squeeze(-1)
+            top_B = torch.full((count,), -torch.inf, device=h_RD.device).scatter_reduce(0, owners_R, score_R, "amax")
+            weight_R = (score_R - top_B[owners_R].detach()).exp()
+        total_B = torch.zeros(count, device=h_RD.device, dtype=weight_R.dtype).index_add(0, owners_R, weight_R)
+        sums_BD = torch.zeros(count, h_RD.shape[1], device=h_RD.device, dtype=h_RD.dtype)
+        share_R = (weight_R / total_B[owners_R]).to(h_RD.dtype)
+        return sums_BD.index_add(0, owners_R, h_RD * share_R[:, None])
+
+    def flops(self, tokens: int) -> float:
+        """Floating-point operations of one forward pass over `tokens` vectors, at most."""
+        return 2.0 * tokens * sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Linear))
+
+
+def residues(packed: Packed, margins: tuple[int, int]) -> Tensor:
+    """(T,) bool: tokens that are no start or end; `margins` says how many of these there are."""
+    places_T = packed.positions
+    lengths_T = packed.lengths.long().repeat_interleave(packed.lengths, output_size=places_T.numel())
+    return (places_T >= margins[0]) & (places_T < lengths_T - margins[1])

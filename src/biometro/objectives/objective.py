@@ -98,6 +98,10 @@ class Objective(nn.Module):
                 terms[name] = terms[name] + term if name in terms else term
         return terms
 
+    def halves(self, batch: Batch) -> tuple[Batch, Batch] | None:
+        """A prepared batch in two, each with its share of the sequences; None where it cannot be halved."""
+        return None
+
     def flops(self, batch: Batch) -> float:
         """Floating-point operations of one forward pass over a clean batch (training costs three times that)."""
         raise NotImplementedError

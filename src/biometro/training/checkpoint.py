@@ -15,12 +15,12 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -42,7 +42,9 @@ class Progress:
     """How far a run has come: steps done, tokens read, floating-point operations and seconds spent on them.
 
     `skipped` counts the steps whose gradient was not finite; `backoff` is what the learning rate is multiplied by, and
-    `sound` the finite steps since that last changed.
+    `sound` the finite steps since that last changed. Where the best weights are kept: `best` is the figure of the best
+    validation, at `best_step`; `stale` counts the validations since; stage number `stage` began at step `stage_began`,
+    when the optimizer had made `updates` updates; `done` says that training ended before its last step.
     """
 
     step: int = 0
@@ -52,10 +54,21 @@ class Progress:
     skipped: int = 0
     backoff: float = 1.0
     sound: int = 0
+    best: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    stage: int = 0
+    stage_began: int = 0
+    updates: int = 0
+    done: bool = False
 
     def check(self) -> None:
         """Raises ValueError where these cannot be totals of a run."""
+        if not isinstance(self.done, bool) or not (self.best is None or isinstance(self.best, int | float)):
+            raise ValueError(f"done is {self.done!r} and best {self.best!r}")
         for name, value in asdict(self).items():
+            if name in ("best", "done"):
+                continue
             whole = name not in ("flops", "seconds", "backoff")
             if (
                 isinstance(value, bool)
@@ -63,8 +76,8 @@ class Progress:
                 or not 0 <= value < 2**90
             ):
                 raise ValueError(f"{name} is {value!r}")
-        if self.skipped > self.step or self.step >= 2**40:
-            raise ValueError(f"{self.skipped} of {self.step} steps skipped")
+        if max(self.skipped, self.best_step, self.stage_began, self.updates) > self.step or self.step >= 2**40:
+            raise ValueError(f"{self.skipped} of {self.step} steps skipped, or the best of a step to come")
 
 
 def folders(root: Path) -> list[Path]:
@@ -86,13 +99,16 @@ class Checkpoints:
         world: all of its ranks call every method together.
         keep: how many to keep.
         waiting: is called now and then while a checkpoint under way is waited for.
+        more: further tensors by name, kept and restored with the rest.
+
+    Weights that are not trained are not in a checkpoint: they are where they came from.
     """
 
     def __init__(
         self, root: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, world: World, keep: int,
-        waiting: Callable[[], None] = lambda: None,
+        waiting: Callable[[], None] = lambda: None, more: Mapping[str, Tensor] | None = None,
     ):  # fmt: skip
-        self.waiting = waiting
+        self.waiting, self.more = waiting, more or {}
         self.root, self.world, self.keep = root, world, keep
         self.objective, self.optimizer = objective, optimizer
         self._names = _name_parameters(objective)
@@ -107,13 +123,13 @@ class Checkpoints:
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that training changes, by name; writing into them changes the model and the optimizer."""
-        weights, _ = distinct_state({"weights": self.objective})
+        weights = trained_state(self.objective)
         moments = {
             f"{moment}.{self._names[parameter]}": state[moment]
             for parameter, state in self.optimizer.state.items()
             for moment in _MOMENTS
         }
-        return {name: tensor.detach() for name, tensor in (weights | moments).items()}
+        return {name: tensor.detach() for name, tensor in (weights | moments | {**self.more}).items()}
 
     def save(self, progress: Progress) -> None:
         """Copy everything and let a thread write it. Waits for the checkpoint before it, raising its error.
@@ -211,7 +227,7 @@ class Checkpoints:
                 process_group=self.world.background, no_dist=self.world.size == 1,
             )  # fmt: skip
         for state in self.optimizer.state.values():
-            state["step"].fill_(progress.step - progress.skipped)
+            state["step"].fill_(progress.step - progress.skipped - progress.updates)
         return progress
 
     def _newest(self, say: Callable[[str], None]) -> tuple[Path, Progress] | None:
@@ -234,6 +250,13 @@ def _reading(folder: Path) -> Iterator[None]:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder}: this checkpoint cannot be read ({type(error).__name__}: {error})") from error
+
+
+def trained_state(objective: nn.Module, prefix: str = "weights") -> dict[str, Tensor]:
+    """The weights and buffers of an objective by name, without those that are frozen; each once."""
+    weights, _ = distinct_state({prefix: objective})
+    frozen = {f"{prefix}.{name}" for name, p in objective.named_parameters() if not p.requires_grad}
+    return {name: tensor for name, tensor in weights.items() if name not in frozen}
 
 
 def _name_parameters(objective: nn.Module) -> dict[Tensor, str]:
@@ -282,12 +305,13 @@ def newest_sound(root: Path, say: Callable[[str], None]) -> tuple[Path, Progress
     return None
 
 
-def read_weights(folder: Path, objective: nn.Module) -> None:
+def read_weights(folder: Path, objective: nn.Module, which: Literal["weights", "best"] = "weights") -> None:
     """Give an objective of one process the weights of a checkpoint, whatever number of ranks wrote it.
 
-    They are read into place; nothing else is held. Raises UserError where the checkpoint is of another model.
+    `best` are those of the best validation, where they were kept. They are read into place; nothing else is held.
+    Raises UserError where the checkpoint is of another model.
     """
-    weights, _ = distinct_state({"weights": objective})
+    weights = trained_state(objective, which)
     with _reading(folder):
         dcp.load({**weights}, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 

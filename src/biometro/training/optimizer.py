@@ -1,4 +1,4 @@
-"""AdamW with the usual two groups, and the learning rate as a pure function of the step."""
+"""AdamW or Adam with the usual two groups, and the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from biometro.errors import UserError
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter 2019) and its learning-rate schedule.
+    """AdamW (Loshchilov & Hutter 2019) or Adam (Kingma & Ba 2015), and the learning-rate schedule.
 
     Args:
+        name: adamw, or adam (weight decay joins the gradient).
         lr: peak learning rate.
-        schedule: linear or cosine decay after warm-up, or warmup_stable_decay (constant, then linear to the end).
+        schedule: linear or cosine decay after warm-up, warmup_stable_decay (constant, then linear to the end),
+            constant, or staged (of fine-tuning: constant within a stage; each stage has as many epochs, begins from the
+            best weights so far with a fresh optimizer, and divides the learning rate by `stage_divisor`).
+        stages: of staged.
+        stage_divisor: of staged.
         warmup: steps from 0 to the peak, linearly.
         decay: share of all steps that warmup_stable_decay spends decaying.
         final: the last learning rate, as a share of the peak.
@@ -29,8 +34,11 @@ class OptimizerConfig:
         clip: largest norm of the whole gradient; 0 for no clipping.
     """
 
+    name: Literal["adamw", "adam"] = "adamw"
     lr: float = 1e-3
-    schedule: Literal["linear", "cosine", "warmup_stable_decay"] = "linear"
+    schedule: Literal["linear", "cosine", "warmup_stable_decay", "constant", "staged"] = "linear"
+    stages: int = 3
+    stage_divisor: float = 10.0
     warmup: int = 100
     decay: float = 0.2
     final: float = 0.0
@@ -47,24 +55,30 @@ class OptimizerConfig:
             raise UserError("optimizer.decay and optimizer.final are shares, between 0 and 1 (decay above 0)")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.eps > 0):
             raise UserError("optimizer.beta1 and beta2 must be at least 0 and below 1, and optimizer.eps above 0")
+        if self.stages < 1 or not 1 <= self.stage_divisor < math.inf:
+            raise UserError("optimizer.stages and optimizer.stage_divisor must be at least 1")
         if min(self.warmup, self.weight_decay, self.clip) < 0:
             raise UserError("optimizer.warmup, weight_decay and clip must be at least 0")
 
 
-def build(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Fused AdamW over the module's trainable parameters."""
+def build(module: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
+    """Fused AdamW, or Adam, over the module's trainable parameters."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The learning rate of step 0, 1, ..., steps - 1."""
+def learning_rate(config: OptimizerConfig, step: int, steps: int, stage: int = 0) -> float:
+    """The learning rate of step 0, 1, ..., steps - 1; under `staged`, of such a step within stage 0, 1, ..."""
+    peak = config.lr / config.stage_divisor**stage
     if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
+        return peak * (step + 1) / config.warmup
+    if config.schedule in ("constant", "staged"):
+        return peak
     if config.schedule == "warmup_stable_decay":
         length = max(1, round(config.decay * steps))
         begin = max(steps - length, config.warmup)
@@ -76,7 +90,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     return config.lr * (config.final + (1 - config.final) * share)
 
 
-def apply(optimizer: torch.optim.AdamW, rate: float, norm: Tensor) -> None:
+def apply(optimizer: torch.optim.Adam, rate: float, norm: Tensor) -> None:
     """One update at this learning rate, and fresh gradients; none at all where the gradient's norm is not finite.
 
     That is decided on the device, without waiting for it (by the fused kernel's switch for gradient scalers).

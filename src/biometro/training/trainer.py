@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 from biometro.data.batch import Batch
+from biometro.device import out_of_memory
 from biometro.errors import UserError
 from biometro.files import new_file
 from biometro.model.encoder import Encoder
@@ -32,6 +33,7 @@ from biometro.training.checkpoint import Checkpoints, Progress
 from biometro.training.log import Log, averages
 from biometro.training.optimizer import OptimizerConfig
 from biometro.training.parallel import ParallelConfig, World
+from biometro.training.selection import Best, Selection
 from biometro.training.signals import StopRequest
 from biometro.training.tracking import Row, Screen, Tracker, TrackerName, open_trackers
 from biometro.training.watch import Watch
@@ -40,6 +42,7 @@ EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped before the end, and the 
 _VALID_STREAM = 1 << 40  # micro-batch numbers of validation, out of the way of training's
 _MOST_IN_A_ROW = 20  # skipped steps one after another, before a run is given up
 _BATCHES_KEPT = 5  # of steps that were not finite
+_HALVED = 1 << 55  # dropout's random streams of parts of micro-batches, out of the way of whole ones
 _SOUND_STEPS = 100  # after which a learning rate that was halved is doubled
 
 
@@ -113,6 +116,8 @@ def train(
     seed: int = 0,
     world: World = World(),
     validation: Sequence[Batch] = (),
+    score: Callable[[], Row] | None = None,
+    selection: Selection | None = None,
     recipe: dict[str, Any] | None = None,
     request: StopRequest | None = None,
     quiet: bool = False,
@@ -127,6 +132,8 @@ def train(
         seed: of corruption and dropout.
         world: the ranks that train together, each calling this.
         validation: held-out micro-batches.
+        score: further figures of a validation, of the objective as it is then; the same on every rank.
+        selection: end with the weights of the best validation, a figure of `score`; default: with the last.
         recipe: handed to Weights & Biases.
         request: who asks for a stop; default: signals and `config.max_minutes`, from now on.
         quiet: print nothing.
@@ -136,11 +143,11 @@ def train(
     if request is None:
         with StopRequest(config.max_minutes) as request:
             return train(
-                objective, source, config, run, seed=seed, world=world, validation=validation, recipe=recipe,
-                request=request, quiet=quiet,
+                objective, source, config, run, seed=seed, world=world, validation=validation, score=score,
+                selection=selection, recipe=recipe, request=request, quiet=quiet,
             )  # fmt: skip
     with Watch(world, config.parallel.timeout_minutes) as watch:
-        loop = _Loop(objective, source, config, run, seed, world, validation, watch)
+        loop = _Loop(objective, source, config, run, seed, world, validation, watch, score, selection)
         try:
             loop.open(recipe or {}, quiet)
             return loop.run(request)
@@ -153,8 +160,12 @@ class _Loop:
 
     def __init__(
         self, objective: Objective, source: Callable[[int], Batch], config: TrainingConfig, run: Path, seed: int,
-        world: World, validation: Sequence[Batch], watch: Watch,
+        world: World, validation: Sequence[Batch], watch: Watch, score: Callable[[], Row] | None,
+        selection: Selection | None,
     ):  # fmt: skip
+        if (config.optimizer.schedule == "staged") != (selection is not None and selection.stages > 1):
+            raise UserError("optimizer.schedule: staged is for fine-tuning, where the best weights are kept")
+        self.score, self.halvings = score, 0
         self.objective, self.source, self.config, self.folder = objective, source, config, run
         self.seed, self.world, self.validation, self.watch = seed, world, validation, watch
         half = config.precision == "bfloat16" or (config.precision == "auto" and world.device.type == "cuda")
@@ -167,9 +178,11 @@ class _Loop:
         objective.train()
         self.autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=half)
         self.optimizer = optim.build(objective, config.optimizer)
+        self.best = None if selection is None else Best(objective, self.optimizer, selection, config.steps)
         self.checkpoints = Checkpoints(
             run / "checkpoints", objective, self.optimizer, world, config.keep,
             waiting=lambda: watch.beat("waiting for a checkpoint to be written"),
+            more=None if self.best is None else self.best.tensors,
         )  # fmt: skip
         self.trackers: list[Tracker] = []
 
@@ -210,24 +223,36 @@ class _Loop:
         config, progress = self.config, self.progress
         valid: Row = {}
         reason = self._agree(request)
-        while progress.step < config.steps and reason is None:
+        while not self.done and reason is None:
             self.step()
-            at_end = progress.step == config.steps
-            if progress.step % config.valid_every == 0 or at_end:
+            if progress.step % config.valid_every == 0 or self.done:
                 valid = self.validate()
-            if progress.step % config.checkpoint_every == 0 or at_end:
+                self._judge(valid)
+            if progress.step % config.checkpoint_every == 0 or self.done:
                 self.save()
             reason = self._agree(request)
-        stopped = reason if progress.step < config.steps else None
+        stopped = reason if not self.done else None
         if stopped is not None:
             self.save()
         self.watch.beat("finishing a checkpoint")
         self.checkpoints.finish()
         if stopped is not None:
             self.screen.say(f"stopped by {stopped} after step {progress.step:,}; the same command goes on from here")
-        elif not valid:  # the run was complete already
+        if self.best is not None:
+            self.best.restore()
+        if stopped is None and not valid:  # the run was complete already
             valid = self.validate(write=False)
         return Outcome(progress, stopped, valid)
+
+    @property
+    def done(self) -> bool:
+        return self.progress.done or self.progress.step >= self.config.steps
+
+    def _judge(self, valid: Row) -> None:
+        if self.best is not None:
+            said = self.best.judge(float(valid[self.best.selection.metric]), self.progress)
+            if said is not None:
+                self.screen.say(f"step {self.progress.step:,}: {said}")
 
     def _agree(self, request: StopRequest) -> str | None:
         """Why to stop, if any rank is asked to; all ranks get the same answer. Raises UserError for a failed save."""
@@ -250,16 +275,9 @@ class _Loop:
             self.objective.prepare(batch.to(world.device), generator_for(world.device, self.seed, number))
             for number, batch in zip(numbers, clean, strict=True)
         ]
-
-        def before(turn: int) -> None:
-            self.watch.beat(f"computing step {step + 1:,}, micro-batch {turn + 1} of {len(numbers)}")
-            torch.manual_seed(self.seed * 1_000_003 + numbers[turn])  # dropout
-            parallel.reduce_gradient(self.objective, turn == len(numbers) - 1)
-
-        with self.autocast:
-            terms = self.objective.backward(prepared, idle, world.sum, before)
+        terms = self._backward(prepared, numbers, idle)
         norm = _clip(self.objective, config.optimizer.clip)
-        rate = optim.learning_rate(config.optimizer, step, config.steps)
+        rate = self._learning_rate(step)
         if config.not_finite == "back_off":
             rate *= progress.backoff
         optim.apply(self.optimizer, rate, norm)
@@ -272,6 +290,56 @@ class _Loop:
         self.log.add(terms, rate, norm, tokens, flops)
         if self.log.full:
             self.flush()
+
+    def _learning_rate(self, step: int) -> float:
+        config, progress = self.config.optimizer, self.progress
+        if config.schedule == "staged" and self.best is not None:
+            return optim.learning_rate(config, step - progress.stage_began, self.best.stage_steps, progress.stage)
+        return optim.learning_rate(config, step, self.config.steps)
+
+    def _backward(self, prepared: list[Batch], numbers: list[int], idle: int) -> Terms:
+        """The gradient of this rank's micro-batches; those that do not fit in memory are halved, from now on.
+
+        Losses are sums that are divided once, by counts over the whole step, so halves give the gradient of the whole.
+        """
+        parts = list(zip(prepared, numbers, strict=True))
+        for _ in range(self.halvings):
+            parts = self._halve(parts)
+        while True:
+            seeds = [seed for _, seed in parts]
+
+            def before(turn: int, seeds: list[int] = seeds) -> None:
+                self.watch.beat(f"computing step {self.progress.step + 1:,}, micro-batch {turn + 1} of {len(seeds)}")
+                torch.manual_seed(self.seed * 1_000_003 + seeds[turn])  # dropout
+                parallel.reduce_gradient(self.objective, turn == len(seeds) - 1)
+
+            try:
+                with self.autocast:
+                    return self.objective.backward([batch for batch, _ in parts], idle, self.world.sum, before)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                problem = str(error).splitlines()[0][:200]
+            self.optimizer.zero_grad(set_to_none=True)  # outside the handler, which holds what was computed so far
+            if self.world.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if self.world.size > 1 or all(self.objective.halves(batch) is None for batch, _ in parts):
+                raise UserError(f"a micro-batch does not fit in memory ({problem}); lower the tokens of a batch")
+            parts = self._halve(parts)
+            self.halvings += 1
+            self.screen.say(
+                f"step {self.progress.step + 1:,}: a micro-batch does not fit in memory; from now on each is read in "
+                f"{2**self.halvings} parts, with the same result"
+            )
+
+    def _halve(self, parts: list[tuple[Batch, int]]) -> list[tuple[Batch, int]]:
+        found: list[tuple[Batch, int]] = []
+        for batch, seed in parts:
+            halves = self.objective.halves(batch)
+            found += (
+                [(batch, seed)] if halves is None else [(half, _HALVED + 2 * seed + i) for i, half in enumerate(halves)]
+            )
+        return found
 
     def _back_off(self, finite: bool) -> None:
         progress = self.progress
@@ -310,12 +378,16 @@ class _Loop:
             save_file(tensors, work)
 
     def validate(self, write: bool = True) -> Row:
-        if not self.validation:
+        if not self.validation and self.score is None:
             return {}
         self.flush()
         self.watch.beat(f"validating after step {self.progress.step:,}")
         with self.autocast:
-            figures = evaluate(self.objective, self.validation, self.seed, self.world, self.watch.again)
+            figures: Row = {}
+            if self.validation:
+                figures |= evaluate(self.objective, self.validation, self.seed, self.world, self.watch.again)
+            if self.score is not None:
+                figures |= self.score()
         row: Row = {"step": self.progress.step, "split": "valid", **figures}
         if write:
             self.log.write([row])
