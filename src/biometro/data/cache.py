@@ -94,6 +94,8 @@ class Cache:
                     stat = path.stat()
                 except FileNotFoundError:
                     continue
+                if path.is_dir():
+                    continue  # of others, such as the vectors that probes keep
                 if ".writing-" in path.name and _deleted(path):
                     continue  # a killed process left it: a living one would hold it
                 total += stat.st_size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 
 import biometro
@@ -20,23 +18,22 @@ from biometro.data.corpus import Corpus
 from biometro.data.loader import Loader, PackingConfig
 from biometro.errors import UserError
 from biometro.evaluation.report import write_report
-from biometro.files import locked, write_file
+from biometro.files import write_file
 from biometro.inference.embed import Embedder
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import EncoderConfig
 from biometro.objectives.metro import Metro, MetroConfig
 from biometro.objectives.mlm import MLM, MLMConfig
 from biometro.objectives.objective import Objective
-from biometro.training import checkpoint, parallel
+from biometro.training import checkpoint, parallel, runs
 from biometro.training.checkpoint import read_weights
 from biometro.training.parallel import World
 from biometro.training.signals import StopRequest
 from biometro.training.tracking import read_metrics
 from biometro.training.trainer import EXIT_STOPPED, FREE_TO_CHANGE, Outcome, TrainingConfig, train
-from biometro.untrusted import read_yaml
 
 _MAP_SEQUENCES = 1000  # held-out sequences in the report's map
-_DIGEST_LINE = "# corpus "  # how recipe.yaml begins: the corpus is no option, but belongs to the run
+_FREE = {"data", "run", "device", "report", *(f"training.{name}" for name in FREE_TO_CHANGE)}
 
 
 def pretrain(
@@ -104,7 +101,7 @@ def pretrain(
 
         folder = Path(run)
         with ExitStack() as held:  # after all that may still refuse the options
-            world.first(lambda: _begin(folder, recipe, corpus.digest, held))
+            world.first(lambda: runs.begin(folder, recipe, "corpus", corpus.digest, _FREE, held))
             outcome = train(
                 goal, loader.batch, training, folder, seed=seed, world=world, validation=validation, recipe=recipe,
                 request=request,
@@ -155,66 +152,6 @@ def _leave(
     write_file(folder / "exit-status", f"{0 if outcome.stopped is None else EXIT_STOPPED}\n")
     Console(stderr=True).print(made, highlight=False, soft_wrap=True)
     return outcome
-
-
-def _begin(folder: Path, recipe: dict[str, Any], corpus_digest: str, held: ExitStack) -> None:
-    """Make the run folder and its recipe, or see that it was begun with the same options on the same corpus.
-
-    Holds it against other runs until `held` is left.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: the run folder cannot be made ({error.strerror})") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        stat = folder.stat()
-        raise UserError(
-            f"{folder}: the run folder cannot be written (owner {stat.st_uid}, mode {stat.st_mode & 0o777:o}, "
-            f"you are {os.getuid()})"
-        )
-    path = folder / "recipe.yaml"
-    if not path.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
-        raise UserError(f"{folder} is no run folder (it has no recipe.yaml) and is not empty; choose another")
-    held.enter_context(locked(folder))
-    if path.exists() and checkpoint.folders(folder / "checkpoints"):
-        _compare(path, recipe, corpus_digest)
-    (folder / "exit-status").unlink(missing_ok=True)
-    write_file(path, f"{_DIGEST_LINE}{corpus_digest}\n{yaml.safe_dump(recipe, sort_keys=False)}")
-
-
-def _compare(path: Path, recipe: dict[str, Any], corpus_digest: str) -> None:
-    """Raises UserError where a run that has checkpoints was begun on another corpus or with other options."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        begun = read_yaml(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); choose another run folder") from error
-    except UserError as error:
-        raise UserError(f"{error}; choose another run folder") from error
-    if not isinstance(begun, dict):
-        raise UserError(f"{path}: is no recipe any more; choose another run folder")
-    if not text.startswith(f"{_DIGEST_LINE}{corpus_digest}\n"):
-        raise UserError(f"{path.parent} was begun on another corpus, or {recipe['data']} has changed since")
-    free = {"data", "run", "device", "report", *(f"training.{name}" for name in FREE_TO_CHANGE)}
-    differences = [
-        f"{key}: {old!r} then, {new!r} now"
-        for key, (old, new) in _differences(begun, recipe).items()
-        if key not in free
-    ]
-    if differences:
-        raise UserError(
-            f"{path.parent} was begun with other options ({'; '.join(differences)}); choose another run folder"
-        )
-
-
-def _differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Values that differ between two nested dictionaries, by dotted key."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found: dict[str, tuple[Any, Any]] = {}
-        for key in [*old, *(key for key in new if key not in old)]:
-            found |= _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
-        return found
-    return {} if old == new else {prefix: (old, new)}
 
 
 def _facts(

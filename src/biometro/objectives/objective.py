@@ -98,6 +98,10 @@ class Objective(nn.Module):
                 terms[name] = terms[name] + term if name in terms else term
         return terms
 
+    def rate_share(self, name: str) -> float:
+        """The share of the learning rate at which the parameter of this name learns."""
+        return 1.0
+
     def halves(self, batch: Batch) -> tuple[Batch, Batch] | None:
         """A prepared batch in two, each with its share of the sequences; None where it cannot be halved."""
         return None

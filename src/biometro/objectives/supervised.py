@@ -30,6 +30,7 @@ class Supervised(Objective):
         encoder: `Packed -> (T, D)`; None where batches bring vectors as the target `features` (T, D).
         margins: tokens before and after each sequence that are no residues (0, 0 for vectors of residues).
         class_weights: (K,) of classification, by which each example's loss is weighted.
+        encoder_rate: the encoder learns at this share of the learning rate; LoRA's new weights at all of it.
     """
 
     def __init__(
@@ -39,9 +40,10 @@ class Supervised(Objective):
         encoder: nn.Module | None,
         margins: tuple[int, int],
         class_weights: Tensor | None = None,
+        encoder_rate: float = 1.0,
     ):
         super().__init__()
-        self.task, self.margins = task, margins
+        self.task, self.margins, self.encoder_rate = task, margins, encoder_rate
         self.encoder, self.head = encoder, head
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -65,7 +67,10 @@ class Supervised(Objective):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         return {"label_loss": self._weights(batch.targets["label"]).sum()}
 
-    def forward(self, batch: Batch) -> Terms:
+    def forward(self, batch: Batch, outputs: bool = False) -> Terms | Tensor:  # type: ignore[override]
+        """Losses; or the outputs themselves, (N, K) float32, through the same call, since hooks fire on calls."""
+        if outputs:
+            return self.outputs(batch)
         label = batch.targets["label"]
         out_NK, weights = self.outputs(batch), self._weights(label)
         if self.task.kind.endswith("classification"):
@@ -75,6 +80,9 @@ class Supervised(Objective):
         else:
             loss = (out_NK - (label.nan_to_num() - self.head.offset) / self.head.unit).square()
         return {"label_loss": Term((loss * weights).sum(), weights.sum(), 1.0)}
+
+    def rate_share(self, name: str) -> float:
+        return self.encoder_rate if name.startswith("encoder.") and "lora_" not in name else 1.0
 
     def halves(self, batch: Batch) -> tuple[Batch, Batch] | None:
         return halve(batch) if len(batch.sequence) > 1 else None

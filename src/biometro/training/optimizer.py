@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from biometro.errors import UserError
+from biometro.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,18 @@ class OptimizerConfig:
             raise UserError("optimizer.warmup, weight_decay and clip must be at least 0")
 
 
-def build(module: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
-    """Fused AdamW, or Adam, over the module's trainable parameters."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+def build(objective: Objective, config: OptimizerConfig) -> torch.optim.Adam:
+    """Fused AdamW, or Adam, over the trainable parameters: matrices decay, biases and norms do not."""
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((parameter.ndim >= 2, objective.rate_share(name)), []).append(parameter)
+    settings = [
+        {"params": found, "weight_decay": config.weight_decay if decays else 0.0, "share": share}
+        for (decays, share), found in groups.items()
     ]
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+    return kind(settings, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int, stage: int = 0) -> float:
@@ -96,7 +100,7 @@ def apply(optimizer: torch.optim.Adam, rate: float, norm: Tensor) -> None:
     That is decided on the device, without waiting for it (by the fused kernel's switch for gradient scalers).
     """
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["share"]
     optimizer.found_inf = 1 - norm.isfinite().float()  # type: ignore[attr-defined]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
