@@ -103,3 +103,13 @@ class Task:
     def discrete(self) -> bool:
         """Whether outputs are logits of classes or labels, not numbers."""
         return self.kind not in ("regression", "residue_regression")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What validation says about how sure to be. `threshold` and `radius` hold `coverage` (conformal prediction)."""
+
+    temperature: float = 1.0
+    threshold: float | None = None
+    radius: tuple[float, ...] | None = None
+    coverage: float = 0.9

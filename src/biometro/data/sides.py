@@ -1,0 +1,144 @@
+"""Which side of the split each labelled sequence is on, and how near the sides are to one another.
+
+labelled sequences ─▶ random | homology | a column ─▶ train, valid, test ─▶ leak, measured whatever made the split
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from biometro.data import splits
+from biometro.data.labels import Labelled
+from biometro.data.splits import Leak
+from biometro.errors import UserError
+
+By = Literal["random", "homology", "column"]
+SIDES = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How labelled sequences are divided.
+
+    Args:
+        by: random (classes in like proportions), homology (families of relatives stay together, so that no held-out
+            sequence has one in train), or column (the table says it). Several by name compare them.
+        column: of tables, the one that names the side.
+        train_is: what it says of training sequences; left out, all that is neither of the others.
+        valid_is: what it says of validation sequences; where there are none, a share of train is taken at random.
+        test_is: what it says of test sequences.
+        valid: share of validation sequences.
+        test: share of test sequences.
+        identity: share of identical residues from which two aligned sequences count as relatives; 0 leaves relatives
+            out of account, and the leak unmeasured.
+        coverage: share of the shorter sequence that must be aligned.
+    """
+
+    by: By | list[By] = "random"
+    column: str | None = None
+    train_is: list[str] | None = None
+    valid_is: list[str] = dataclasses.field(default_factory=lambda: ["valid", "val", "validation", "dev"])
+    test_is: list[str] = dataclasses.field(default_factory=lambda: ["test"])
+    valid: float = 0.1
+    test: float = 0.2
+    identity: float = 0.4
+    coverage: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise UserError("split.by names nothing to split by")
+        if ("column" in self.methods) != (self.column is not None):
+            raise UserError("split.by: column and split.column go together")
+        if not (0 < self.valid < 1 and 0 < self.test < 1 and self.valid + self.test < 1):
+            raise UserError("split.valid and split.test are shares above 0, together below 1")
+        if not (0 <= self.identity <= 1 and 0 < self.coverage <= 1):
+            raise UserError("split.identity lies between 0 and 1, split.coverage above 0 and up to 1")
+        if "homology" in self.methods and self.identity == 0:
+            raise UserError("split.by: homology needs a split.identity above 0")
+
+    @property
+    def methods(self) -> list[By]:
+        return list(self.by) if isinstance(self.by, list) else [self.by]
+
+
+@dataclass(frozen=True)
+class Division:
+    """One split. train, valid, test: numbers of sequences. families: (N,) of relatives, where the split knows them.
+
+    leaks: `test`, `valid` -> how many of these sequences have a relative in train; empty where unmeasured.
+    """
+
+    by: By
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    families: np.ndarray | None
+    leaks: dict[str, Leak]
+
+    def sizes(self) -> dict[str, int]:
+        return {"train": len(self.train), "valid": len(self.valid), "test": len(self.test)}
+
+
+def divide(labelled: Labelled, by: By, config: SplitConfig, seed: int, aligned: bool = True) -> Division:
+    """Divide the sequences, and measure the leak.
+
+    Args:
+        labelled: the sequences; `sides` as the table's column says.
+        by: one of the config's ways.
+        config: shares and thresholds.
+        seed: of the random choices.
+        aligned: whether the sequences can be aligned (proteins).
+
+    Raises UserError where a side would be empty, and where MMseqs2 is needed and missing.
+    """
+    families = None
+    shares = (config.valid, config.test)
+    if by == "homology":
+        if not aligned:
+            raise UserError("split.by: homology aligns proteins; these sequences are read as text")
+        side, families = splits.homology_split(
+            labelled.letters, labelled.classes, identity=config.identity, coverage=config.coverage, shares=shares,
+            seed=seed,
+        )  # fmt: skip
+    elif by == "random":
+        side = splits.random_split(labelled.classes, shares, seed)
+    else:
+        side = _from_column(labelled, config, seed)
+    parts = [np.flatnonzero(side == number) for number in range(3)]
+    for name, part in zip(SIDES, parts, strict=True):
+        if not len(part):
+            raise UserError(f"the split by {by} leaves no sequence in {name}")
+    train, valid, test = parts
+    leaks = {}
+    if aligned and config.identity > 0:
+        reference = [labelled.letters[i] for i in train]
+        for name, part in (("test", test), ("valid", valid)):
+            leaks[name] = splits.leak([labelled.letters[i] for i in part], reference, config.identity, config.coverage)
+    return Division(by, train, valid, test, families, leaks)
+
+
+def _from_column(labelled: Labelled, config: SplitConfig, seed: int) -> np.ndarray:
+    said = np.array([side or "" for side in labelled.sides])
+    side = np.full(len(said), -1 if config.train_is is not None else 0, dtype=np.int8)
+    for number, names in enumerate((config.train_is or [], config.valid_is, config.test_is)):
+        side[np.isin(said, names)] = number
+    if not (side == 2).any():
+        found = ", ".join(sorted({*said.tolist()})[:10])
+        raise UserError(
+            f"split.column {config.column!r} says {found}; none of these is split.test_is ({config.test_is})"
+        )
+    if not (side == 1).any():
+        inside = np.flatnonzero(side == 0)
+        classes = None if labelled.classes is None else labelled.classes[inside]
+        drawn = splits.random_split(classes, (config.valid, 0.0), seed)
+        side[inside[drawn == 1]] = 1
+    return side
+
+
+def describe(leak: Leak) -> dict[str, Any]:
+    """A leak in plain numbers, for the results."""
+    return {"share": leak.share, "count": leak.count, "of": leak.of, "examples": [list(e) for e in leak.examples]}

@@ -1,0 +1,196 @@
+"""`biometro finetune`: labelled sequences and a model -> a model that answers, and figures that hold up.
+
+labelled ─▶ split, leak ─▶ baselines ─┐
+                 └─▶ fits: depths x seeds ─▶ calibration ─▶ figures on test ─▶ results.json, report.html, model/
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markdown import Markdown
+
+import biometro
+from biometro.alphabet import ResiduePolicy
+from biometro.data import mmseqs, sides
+from biometro.data.examples import Examples
+from biometro.data.labels import Labelled, read_labelled, take
+from biometro.data.sides import Division, SplitConfig
+from biometro.data.sources import Format, ReadOptions
+from biometro.data.task import LabelConfig, SequenceKind, Task
+from biometro.errors import UserError
+from biometro.evaluation import metrics, results
+from biometro.evaluation.baselines import KmerBaseline, NearestNeighbour
+from biometro.evaluation.labels_report import write_labels_report
+from biometro.files import write_file
+from biometro.inference.embed import Embedder
+from biometro.inference.features import Features
+from biometro.inference.predict import answers
+from biometro.model import adapters
+from biometro.model.adapters import LoraConfig
+from biometro.model.bundle import Bundle
+from biometro.model.load import fingerprint, load
+from biometro.objectives.supervised import Supervised
+from biometro.training import checkpoint, finetuning, parallel, runs
+from biometro.training.finetuning import FROZEN, Depth, FitConfig, HeadConfig
+from biometro.training.parallel import World
+from biometro.training.signals import StopRequest
+from biometro.untrusted import read_json
+
+_FREE = {
+    "data", "run", "device", "report", "depth", "seeds", "split.by", "baselines",
+    *(f"training.{name}" for name in ("checkpoint_epochs", "max_minutes", "track")),
+    *(f"training.parallel.{name}" for name in ("sharding", "reshard", "recompute", "timeout_minutes")),
+}  # fmt: skip
+_SAMPLE = 1000  # training sequences whose residues' vectors say how to standardise them
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """How it ended. `stopped` says why it ended early; `results` is what results.json holds."""
+
+    results: dict[str, Any]
+    stopped: str | None = None
+
+
+def finetune(
+    model: str,
+    data: str | list[str],
+    run: str,
+    labels: LabelConfig = LabelConfig(),
+    split: SplitConfig = SplitConfig(),
+    depth: Depth | list[Depth] = "probe",
+    head: HeadConfig = HeadConfig(),
+    lora: LoraConfig = LoraConfig(),
+    training: FitConfig = FitConfig(),
+    baselines: bool = True,
+    coverage: float = 0.9,
+    kind: SequenceKind = "protein",
+    residues: ResiduePolicy = "as_is",
+    max_length: int = 1022,
+    format: Format = "auto",
+    column: str = "sequence",
+    id_column: str | None = None,
+    seeds: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+    report: bool = True,
+) -> Finetuned:
+    """Fit a model to labelled sequences, and say how good it is; the same command goes on where it stopped.
+
+    Leaves in the run folder: results.json, results.md and report.html (figures on the test sequences with intervals,
+    beside two baselines on the same split), and model/, the model folder that was best on validation, for `predict`.
+    Several depths, splits and seeds make one table. Fits that are done are not done again.
+
+    Args:
+        model: model folder of biometro, Hugging Face folder of ESM-2 or another encoder, or fair-esm checkpoint (.pt).
+        data: FASTA, CSV, TSV or Parquet files: a path, a pattern, a URL or a list of these.
+        run: run folder; made, or gone on with.
+        labels: where labels stand, and what is predicted.
+        split: which sequences are held out.
+        depth: probe (the encoder's vectors, computed once, and a head), lora_head (the same; the head learns by low-rank
+            updates), lora (low-rank updates of the encoder, and a head), full (all weights); several are compared.
+        head: what stands on the encoder.
+        lora: the low-rank updates.
+        training: the fit.
+        baselines: run a nearest neighbour by alignment, and k-mers with logistic or ridge regression, on the same split.
+        coverage: of the sets, or intervals, that conformal prediction gives; a classifier abstains where its set has
+            not exactly one class.
+        kind: protein, or text for sequences that the model's own tokenizer reads as they are.
+        residues: what to do with non-standard residues.
+        max_length: residues; longer sequences are cut to their first ones, counted.
+        format: of the files; auto goes by their names.
+        column: of tables, the one that holds the sequence.
+        id_column: of tables, the one that holds the identifier.
+        seeds: fits of each depth, with seed, seed + 1, ...: fresh weights, order, dropout. The split stays.
+        seed: the first; also of the split.
+        device: auto, cpu, cuda, ...
+        report: write report.html.
+
+    Returns what results.json holds. Raises UserError for input that cannot be read, labels that are of no use, and
+    options that do not go together.
+    """
+    with (
+        StopRequest(training.max_minutes) as request,
+        parallel.join(device, training.parallel.timeout_minutes) as world,
+    ):
+        depths: list[Depth] = list(depth) if isinstance(depth, list) else [depth]
+        if seeds < 1 or not 0 < coverage < 1 or max_length < 2 or not depths:
+            raise UserError(
+                "seeds must be at least 1, coverage between 0 and 1, max_length at least 2, depth not empty"
+            )
+        if world.size > 1 and (baselines or {*depths} & {*FROZEN}):
+            raise UserError("several ranks train one encoder: depth lora or full, with baselines: false")
+        metric = training.metric or metrics.SELECT[labels.task]
+        metrics.check_metric(labels.task, metric)
+        options = ReadOptions(format, column, id_column, split.column)
+        labelled = read_labelled(data, labels, options, residues, kind)
+        console = Console(stderr=True, quiet=not world.leads)
+        parts = {"labels": labels, "split": split, "head": head, "lora": lora, "training": training}
+        recipe: dict[str, Any] = {"model": model, "data": data, "run": run}
+        recipe |= {name: dataclasses.asdict(part) for name, part in parts.items()}  # type: ignore[call-overload]
+        recipe |= {
+            "depth": depth, "baselines": baselines, "coverage": coverage, "kind": kind, "residues": residues,
+            "max_length": max_length, "format": format, "column": column, "id_column": id_column, "seeds": seeds,
+            "seed": seed, "device": device, "report": report,
+        }  # fmt: skip
+        folder = Path(run)
+        weights = fingerprint(model)
+        base = load(model)
+        _check_reads(base, kind, labelled.task, model)
+        with ExitStack() as held:
+            digest = hashlib.sha256(f"{weights} {_digest(labelled)}".encode()).hexdigest()
+            world.first(lambda: runs.begin(folder, recipe, "labels or model", digest, _FREE, held))
+            job = _Job(
+                folder, labelled, base, model, weights, head, lora, training, metric, coverage, max_length, kind, seed,
+                world, request, console, recipe,
+            )  # fmt: skip
+            said = job.describe()
+            for by in split.methods:
+                division = world.first(partial(sides.divide, labelled, by, split, seed, kind == "protein"))
+                entry = job.begin_split(division)
+                said["splits"][by] = entry
+                if baselines:
+                    job.run_baselines(division, entry, split.identity > 0)
+                for each in depths:
+                    for number in range(seed, seed + seeds):
+                        stopped = job.run_fit(division, entry, each, number)
+                        if stopped is not None:
+                            return Finetuned(said, stopped)
+                world.first(partial(_write, folder, said, report))
+            console.print(Markdown(results.table(said)))
+            console.print(f"model: {folder / 'model'}, results: {folder / 'results.json'}", highlight=False)
+    return Finetuned(said)
+
+
+def _check_reads(base: Bundle, kind: SequenceKind, task: Task, model: str) -> None:
+    """Raises UserError where the model cannot read these sequences, or has no token for each residue."""
+    if task.per_residue and not base.alphabet.letter_is_token:
+        raise UserError(f"{model}: its tokens are not residues, so it cannot answer for each residue")
+
+
+def _digest(labelled: Labelled) -> str:
+    """Of sequences, labels and sides."""
+    digest = hashlib.sha256(repr((labelled.task, labelled.sides)).encode())
+    for letters, value in zip(labelled.letters, labelled.truth, strict=True):
+        digest.update(letters + np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _write(folder: Path, said: dict[str, Any], report: bool) -> None:
+    write_file(folder / "results.json", json.dumps(said, indent=1))
+    write_file(folder / "results.md", results.table(said))
+    if report:
+        write_labels_report(folder / "report.html", said)
