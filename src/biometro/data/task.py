@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from biometro.alphabet import ResiduePolicy
 from biometro.errors import UserError
 
 TaskKind = Literal["classification", "multilabel", "regression", "residue_classification", "residue_regression"]
@@ -113,3 +114,34 @@ class Calibration:
     threshold: float | None = None
     radius: tuple[float, ...] | None = None
     coverage: float = 0.9
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a fine-tuned model answers, and how it reads: `kind`, the policy for `residues`, the first `max_length`."""
+
+    task: Task
+    calibration: Calibration
+    kind: SequenceKind
+    residues: ResiduePolicy
+    max_length: int
+
+    @classmethod
+    def from_json(cls, found: Any) -> Answers:
+        """Raises ValueError, TypeError or KeyError where a stranger's file says what cannot be."""
+        task = Task(found["task"]["kind"], tuple(found["task"]["names"]))
+        if task.kind not in get_args(TaskKind) or not task.names or not all(isinstance(n, str) for n in task.names):
+            raise ValueError(f"there is no task {task}")
+        said = dict(found["calibration"])
+        radius = said.pop("radius")
+        calibration = Calibration(**said, radius=None if radius is None else tuple(map(float, radius)))
+        if not 0 < calibration.temperature < 1e6 or not 0 < calibration.coverage < 1:
+            raise ValueError("temperature and coverage must be above 0, coverage below 1")
+        if calibration.radius is not None and len(calibration.radius) != len(task.names):
+            raise ValueError("radius has another length than names")
+        if found["kind"] not in get_args(SequenceKind) or found["residues"] not in get_args(ResiduePolicy):
+            raise ValueError(f"kind {found['kind']!r}, residues {found['residues']!r}")
+        length = found["max_length"]
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise ValueError(f"max_length is {length!r}")
+        return cls(task, calibration, found["kind"], found["residues"], length)

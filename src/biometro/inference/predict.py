@@ -5,7 +5,8 @@ Shape letters: N examples, R residues, K outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,59 @@ from biometro.data.examples import Examples
 from biometro.data.task import Task
 from biometro.device import out_of_memory
 from biometro.errors import UserError
+from biometro.model import adapters
+from biometro.model.bundle import Bundle
+from biometro.model.heads import LabelHead
+
+
+class Predictor:
+    """A fine-tuned model on a device, ready to answer. A sequence's answer does not depend on others.
+
+    Args:
+        bundle: with `answers`.
+        device: where to run.
+        precision: auto is bfloat16 on CUDA and float32 elsewhere.
+        batch_tokens: tokens read at once; default 8,192 on a CPU, 65,536 on CUDA.
+
+    Raises UserError for a model that answers nothing.
+    """
+
+    def __init__(
+        self, bundle: Bundle, device: torch.device | str = "cpu",
+        precision: Literal["auto", "float32", "bfloat16"] = "auto", batch_tokens: int | None = None,
+    ):  # fmt: skip
+        head = bundle.modules.get("head")
+        if bundle.answers is None or not isinstance(head, LabelHead):
+            raise UserError("this model is not fine-tuned: it has no head that answers; see `biometro finetune`")
+        self.device = torch.device(device)
+        self.bundle = bundle.to(self.device).eval()
+        self.asked, self.task, self.head = bundle.answers, bundle.answers.task, head
+        half = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
+        self._autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        self._budget = batch_tokens or (65536 if self.device.type == "cuda" else 8192)
+
+    def __call__(self, letters: Sequence[bytes]) -> np.ndarray | list[np.ndarray]:
+        """Calibrated probabilities (N, K) or numbers (N, K); for residues a list of (L, K).
+
+        Sequences are cut to the length the model was trained with, where they have one answer. Raises AlphabetError
+        for a letter that the model has no token for.
+        """
+        alphabet = self.bundle.alphabet
+        most = None if self.task.per_residue else self.asked.max_length
+        tokens = [alphabet.encode(sequence[:most]) for sequence in letters]
+        blank: list[np.ndarray] = [np.zeros(len(t) if self.task.per_residue else 1, dtype=np.int64) for t in tokens]
+        read = Examples(self.task, blank, tokens, alphabet.begin_ids, alphabet.end_ids)
+        if self.bundle.adapter is not None:
+            adapters.activate(self.bundle.encoder, [self.bundle.adapter])
+        with self._autocast:
+            found = outputs(self._model, read, self._budget, self.device)
+        scale = self.head.offset.cpu().numpy(), self.head.unit.cpu().numpy()
+        return answers(self.task, found, *scale, self.asked.calibration.temperature)
+
+    def _model(self, batch: Batch) -> Tensor:
+        margins = len(self.bundle.alphabet.begin_ids), len(self.bundle.alphabet.end_ids)
+        out: Tensor = self.head(self.bundle.encoder(batch.sequence), batch.sequence, margins)
+        return out
 
 
 @torch.no_grad()

@@ -9,9 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,39 +19,29 @@ import numpy as np
 from rich.console import Console
 from rich.markdown import Markdown
 
-import biometro
 from biometro.alphabet import ResiduePolicy
-from biometro.data import mmseqs, sides
-from biometro.data.examples import Examples
-from biometro.data.labels import Labelled, read_labelled, take
-from biometro.data.sides import Division, SplitConfig
+from biometro.data import sides
+from biometro.data.labels import Labelled, read_labelled
+from biometro.data.sides import SplitConfig
 from biometro.data.sources import Format, ReadOptions
 from biometro.data.task import LabelConfig, SequenceKind, Task
 from biometro.errors import UserError
 from biometro.evaluation import metrics, results
-from biometro.evaluation.baselines import KmerBaseline, NearestNeighbour
 from biometro.evaluation.labels_report import write_labels_report
 from biometro.files import write_file
-from biometro.inference.embed import Embedder
-from biometro.inference.features import Features
-from biometro.inference.predict import answers
-from biometro.model import adapters
+from biometro.jobs.comparison import Comparison
 from biometro.model.adapters import LoraConfig
 from biometro.model.bundle import Bundle
 from biometro.model.load import fingerprint, load
-from biometro.objectives.supervised import Supervised
-from biometro.training import checkpoint, finetuning, parallel, runs
+from biometro.training import parallel, runs
 from biometro.training.finetuning import FROZEN, Depth, FitConfig, HeadConfig
-from biometro.training.parallel import World
 from biometro.training.signals import StopRequest
-from biometro.untrusted import read_json
 
 _FREE = {
     "data", "run", "device", "report", "depth", "seeds", "split.by", "baselines",
     *(f"training.{name}" for name in ("checkpoint_epochs", "max_minutes", "track")),
     *(f"training.parallel.{name}" for name in ("sharding", "reshard", "recompute", "timeout_minutes")),
 }  # fmt: skip
-_SAMPLE = 1000  # training sequences whose residues' vectors say how to standardise them
 
 
 @dataclass(frozen=True)
@@ -100,12 +87,14 @@ def finetune(
         run: run folder; made, or gone on with.
         labels: where labels stand, and what is predicted.
         split: which sequences are held out.
-        depth: probe (the encoder's vectors, computed once, and a head), lora_head (the same; the head learns by low-rank
-            updates), lora (low-rank updates of the encoder, and a head), full (all weights); several are compared.
+        depth: probe (the encoder's vectors, computed once, and a head), lora_head (the same; the head learns by
+            low-rank updates), lora (low-rank updates of the encoder, and a head), full (all weights); several are
+            compared.
         head: what stands on the encoder.
         lora: the low-rank updates.
         training: the fit.
-        baselines: run a nearest neighbour by alignment, and k-mers with logistic or ridge regression, on the same split.
+        baselines: run a nearest neighbour by alignment, and k-mers with logistic or ridge regression, on the same
+            split.
         coverage: of the sets, or intervals, that conformal prediction gives; a classifier abstains where its set has
             not exactly one class.
         kind: protein, or text for sequences that the model's own tokenizer reads as they are.
@@ -153,14 +142,14 @@ def finetune(
         with ExitStack() as held:
             digest = hashlib.sha256(f"{weights} {_digest(labelled)}".encode()).hexdigest()
             world.first(lambda: runs.begin(folder, recipe, "labels or model", digest, _FREE, held))
-            job = _Job(
-                folder, labelled, base, model, weights, head, lora, training, metric, coverage, max_length, kind, seed,
-                world, request, console, recipe,
+            job = Comparison(
+                folder, labelled, base, model, weights, head, lora, training, metric, coverage, max_length, kind,
+                residues, seed, world, request, console, recipe,
             )  # fmt: skip
             said = job.describe()
             for by in split.methods:
                 division = world.first(partial(sides.divide, labelled, by, split, seed, kind == "protein"))
-                entry = job.begin_split(division)
+                entry = job.begin_split(division, split.identity)
                 said["splits"][by] = entry
                 if baselines:
                     job.run_baselines(division, entry, split.identity > 0)

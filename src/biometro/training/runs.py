@@ -44,7 +44,8 @@ def begin(folder: Path, recipe: dict[str, Any], what: str, digest: str, free: Co
     if not path.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise UserError(f"{folder} is no run folder (it has no recipe.yaml) and is not empty; choose another")
     held.enter_context(locked(folder))
-    if path.exists() and next(folder.rglob("checkpoints/step-*"), None) is not None:
+    begun = (next(folder.rglob(pattern), None) for pattern in ("checkpoints/step-*", "result.json"))
+    if path.exists() and any(begun):
         _compare(path, recipe, f"# {what} {digest}\n", what, free)
     (folder / "exit-status").unlink(missing_ok=True)
     write_file(path, f"# {what} {digest}\n{yaml.safe_dump(recipe, sort_keys=False)}")
