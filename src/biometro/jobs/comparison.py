@@ -85,7 +85,7 @@ class Comparison:
             facts[f"left out ({reason})"] = f"{count:,}, first: {'; '.join(labelled.account.examples[reason])}"
         if self.cut:
             facts["cut"] = f"{self.cut:,} sequences longer than {self.limit:,} residues, to their first ones"
-        facts["device"] = parallel.hardware(self.world)
+        facts["device"] = self.world.hardware
         facts["made with"] = f"biometro {biometro.__version__}"
         for name, text in facts.items():
             self.console.print(f"{name}: {text}", highlight=False, markup=False, soft_wrap=True)

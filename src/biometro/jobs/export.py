@@ -7,11 +7,15 @@ from typing import Literal
 
 from biometro.errors import UserError
 from biometro.model import esm2
-from biometro.model.load import load
+from biometro.model.load import load, merged
 
 
 def export(
-    model: str, out: str, to: Literal["huggingface", "biometro"] = "huggingface", overwrite: bool = False
+    model: str,
+    out: str,
+    to: Literal["huggingface", "biometro"] = "huggingface",
+    overwrite: bool = False,
+    base: str | None = None,
 ) -> Path:
     """Write a model for other libraries.
 
@@ -20,6 +24,7 @@ def export(
         out: folder to write.
         to: huggingface (`EsmForMaskedLM`, which transformers loads with no custom code), or biometro's own format.
         overwrite: replace a model that stands at `out`.
+        base: folder of the base model, where an adapter's is no longer where it was. Adapters are merged into it.
 
     Returns the folder. Raises UserError where the model cannot be expressed in that format, naming the setting.
     """
@@ -29,7 +34,7 @@ def export(
             raise UserError(f"{folder} exists and is no model folder; choose another `out`")
         if not overwrite:
             raise UserError(f"{folder} holds a model already; choose another `out`, or say overwrite: true")
-    bundle = load(model)
+    bundle = merged(load(model, base))
     if to == "huggingface":
         esm2.to_huggingface(bundle, folder)
     else:

@@ -161,7 +161,7 @@ def _answer(predictor: Predictor, chunk: Sequence[tuple[Record, bytes]]) -> Any:
 
 def _tell(asked: Answers, found: Any, probabilities: bool, title: str) -> Rows:
     """A row for each sequence; `title` stands before the name of each column."""
-    tell = {
+    tell: Any = {
         "classification": _tell_class, "multilabel": _tell_labels, "regression": _tell_numbers,
         "residue_classification": _tell_residues, "residue_regression": _tell_residue_numbers,
     }[asked.task.kind]  # fmt: skip
@@ -199,7 +199,7 @@ def _tell_numbers(asked: Answers, found_NK: np.ndarray, probabilities: bool) -> 
     radii = asked.calibration.radius or (np.inf,) * asked.task.outputs
     rows = []
     for found_K in found_NK:
-        row = {}
+        row: dict[str, Any] = {}
         for name, value, radius in zip(asked.task.names, found_K.tolist(), radii, strict=True):
             row |= {name: value, f"{name} low": value - radius, f"{name} high": value + radius}
         rows.append(row)

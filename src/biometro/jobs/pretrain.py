@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -162,12 +161,6 @@ def _facts(
     sources = ", ".join(Path(s["name"]).name for s in info["sources"][:5])
     if len(info["sources"]) > 5:
         sources += f" and {len(info['sources']) - 5} more"
-    if world.device.type == "cuda":
-        hardware = torch.cuda.get_device_name(world.device)
-    else:
-        hardware = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    if world.size > 1:
-        hardware = f"{world.size} x {hardware}"
     facts = {
         "objective": objective,
         "steps": f"{progress.step:,} of {training.steps:,}"
@@ -176,7 +169,7 @@ def _facts(
         f"{info['splits']['train']['residues']:,} residues, from {sources}; corpus digest {corpus.digest[:16]}",
         "tokens read": f"{progress.tokens:,}",
         "training FLOPs": f"{progress.flops:.3g} (forward and backward, all modules)",
-        "training time": f"{progress.seconds / 60:.1f} min on {hardware}",
+        "training time": f"{progress.seconds / 60:.1f} min on {world.hardware}",
         "trained parameters": f"{sum(p.numel() for p in goal.parameters()):,}",
     }
     if outcome.valid:

@@ -6,6 +6,9 @@
     README.md          the model card: data, training, measured results
     encoder/           where the encoder is one of transformers: its own folder, with its tokenizer, in place of the
                        alphabet and of its weights in model.safetensors
+    adapter_config.json, adapter_model.safetensors
+                       where the encoder is a base model with LoRA: the adapter in PEFT's format; config.json says which
+                       base, and its weights stay where they are
 
 Nothing in it is code and nothing is unpickled; modules are built from their configurations by the table below, on
 the meta device, and take the weights of the file only where names and shapes agree.
@@ -24,13 +27,16 @@ import yaml
 from torch import nn
 
 from biometro.alphabet import Alphabet, TokenizerAlphabet
+from biometro.data.task import Answers
 from biometro.errors import UserError
 from biometro.files import new_folder, sha256_of
-from biometro.model import huggingface
+from biometro.model import adapters, huggingface
 from biometro.model.encoder import Encoder, EncoderConfig
 from biometro.model.heads import (
     ContactWeights,
     ContactWeightsConfig,
+    LabelHead,
+    LabelHeadConfig,
     TokenHead,
     TokenHeadConfig,
     VocabularyHead,
@@ -54,7 +60,16 @@ BUILDERS: dict[str, tuple[type, type]] = {
     "VocabularyHead": (VocabularyHead, VocabularyHeadConfig),
     "TokenHead": (TokenHead, TokenHeadConfig),
     "ContactWeights": (ContactWeights, ContactWeightsConfig),
+    "LabelHead": (LabelHead, LabelHeadConfig),
 }
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that an adapter is for: where it is, and its fingerprint (`load.fingerprint`)."""
+
+    path: str
+    fingerprint: str
 
 
 @dataclass
@@ -71,6 +86,12 @@ class Bundle:
     facts: dict[str, str] = field(default_factory=dict)
     crop: int | None = None
     """Longest window of residues seen in training; None where unknown. Not a limit: positions are relative."""
+    answers: Answers | None = None
+    """What the module `head` answers, of a fine-tuned model."""
+    base: BaseModel | None = None
+    """Where the encoder is this base with an adapter."""
+    adapter: str | None = None
+    """The adapter's name on the encoder, which may carry those of other bundles."""
 
     @property
     def encoder(self) -> Encoder | HuggingFaceEncoder:
@@ -100,27 +121,43 @@ class Bundle:
         Weights are written one at a time, so that the model is never in memory twice.
         """
         folder = Path(folder)
-        tensors, tied = distinct_state({r: m for r, m in self.modules.items() if not isinstance(m, HuggingFaceEncoder)})
+        own = {r: m for r, m in self.modules.items() if r != "encoder" or self.base is None}
+        tensors, tied = distinct_state({r: m for r, m in own.items() if not isinstance(m, HuggingFaceEncoder)})
         config: dict[str, Any] = {
             "format": FORMAT,
             "kind": self.alphabet.name,
             "alphabet": self.alphabet.to_json(),
             "crop": self.crop,
             "modules": {
-                role: {"type": type(module).__name__, "config": _saved_config(module)}
-                for role, module in self.modules.items()
+                role: {"type": type(module).__name__, "config": _saved_config(module)} for role, module in own.items()
             },
             "tied": tied,
             "facts": self.facts,
         }
+        if self.answers is not None:
+            config["answers"] = dataclasses.asdict(self.answers)
+        if self.base is not None:
+            config["base"] = dataclasses.asdict(self.base)
         with new_folder(folder) as work:
             write_safetensors(work / "model.safetensors", tensors)
             config["weights_sha256"] = sha256_of(work / "model.safetensors")
-            if isinstance(self.encoder, HuggingFaceEncoder):
+            if self.base is not None:
+                self._write_adapter(work)
+                config["adapter_sha256"] = sha256_of(work / "adapter_model.safetensors")
+            elif isinstance(self.encoder, HuggingFaceEncoder):
                 config["encoder_sha256"] = _write_encoder(work / "encoder", self.encoder, self.alphabet)
             (work / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
             (work / "recipe.yaml").write_text(yaml.safe_dump(self.recipe, sort_keys=False), encoding="utf-8")
             (work / "README.md").write_text(self.card(), encoding="utf-8")
+
+    def _write_adapter(self, folder: Path) -> None:
+        """For a base that transformers loads, under its names, so that PEFT can put the adapter there."""
+        assert self.base is not None
+        theirs = isinstance(self.encoder, HuggingFaceEncoder) or is_esm2_folder(Path(self.base.path))
+        adapters.save(
+            self.encoder, folder, base=self.base.path, names="huggingface" if theirs else "ours",
+            adapter=self.adapter or "default",
+        )  # fmt: skip
 
     def card(self) -> str:
         """The model card in Markdown."""
@@ -143,8 +180,27 @@ def _saved_config(module: nn.Module) -> dict[str, Any]:
     return config
 
 
-def from_folder(folder: Path, config: dict[str, Any]) -> Bundle:
-    """A bundle of ours from its folder and the content of its config.json.
+def is_esm2_folder(path: Path) -> bool:
+    """Whether a folder is an ESM-2 as transformers writes it."""
+    try:
+        config = read_json(inside(path, "config.json"))
+    except (UserError, OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "esm"
+
+
+def base_of(folder: Path, config: dict[str, Any]) -> BaseModel | None:
+    """The base model that an adapter's config.json names; None for a model that is whole."""
+    try:
+        return (
+            None if "base" not in config else BaseModel(str(config["base"]["path"]), str(config["base"]["fingerprint"]))
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}: this model folder cannot be read ({type(error).__name__}: {error})") from error
+
+
+def from_folder(folder: Path, config: dict[str, Any], base: Bundle | None = None) -> Bundle:
+    """A bundle of ours from its folder and the content of its config.json; `base` is the one that an adapter is for.
 
     Everything that config.json claims is compared with the names and shapes in model.safetensors before any weight is
     read. Raises UserError where they disagree, or where the folder is damaged.
@@ -154,8 +210,15 @@ def from_folder(folder: Path, config: dict[str, Any]) -> Bundle:
             raise UserError(f"{folder}: model format {config['format']!r}; this version reads {FORMAT}")
         path = inside(folder, "model.safetensors")
         shapes = safetensors_shapes(path)
-        modules = _build(folder, config["modules"], len(shapes))
-        alphabet = None if "encoder" not in modules else Alphabet.from_json(config["alphabet"])
+        modules = _build(folder, config["modules"], len(shapes), whole=base is None)
+        answers = Answers.from_json(config["answers"]) if "answers" in config else None
+        head = modules.get("head")
+        if answers is not None and not (
+            isinstance(head, LabelHead) and head.config.outputs == answers.task.outputs
+            and (head.config.pooling == "residues") == answers.task.per_residue
+        ):  # fmt: skip
+            raise ValueError("its head does not fit what it answers")
+        alphabet = Alphabet.from_json(config["alphabet"]) if "encoder" in modules else None
         tied, facts, crop = config["tied"], config["facts"], config["crop"]
         if not _is_text(tied) or not _is_text(facts):
             raise ValueError("tied and facts must map names to text")
@@ -177,10 +240,24 @@ def from_folder(folder: Path, config: dict[str, Any]) -> Bundle:
     tensors = read_safetensors(path)
     tensors |= {alias: tensors[name] for alias, name in tied.items() if name in tensors}
     assign(modules, tensors, path)
+    if base is not None:
+        return _adapted(folder, config, base, Bundle(base.alphabet, modules, recipe or {}, facts, crop, answers))
     if alphabet is not None:
-        return Bundle(alphabet, modules, recipe or {}, facts, crop)
+        return Bundle(alphabet, modules, recipe or {}, facts, crop, answers)
     theirs, tokenizer = _read_encoder(folder, config)
-    return Bundle(tokenizer, {"encoder": theirs, **modules}, recipe or {}, facts, crop)
+    return Bundle(tokenizer, {"encoder": theirs, **modules}, recipe or {}, facts, crop, answers)
+
+
+def _adapted(folder: Path, config: dict[str, Any], base: Bundle, own: Bundle) -> Bundle:
+    """A bundle whose encoder is the base's, with the folder's adapter on it. Raises UserError where it does not fit."""
+    path = inside(folder, "adapter_model.safetensors")
+    if config.get("adapter_sha256") != sha256_of(path):
+        raise UserError(f"{path}: damaged (its digest is not that of config.json)")
+    name = f"a{len(adapters.names(base.encoder))}"
+    adapters.load(base.encoder, folder, name)
+    own.modules = {"encoder": base.encoder, **own.modules}
+    own.base, own.adapter = base_of(folder, config), name
+    return own
 
 
 def _write_encoder(folder: Path, encoder: HuggingFaceEncoder, alphabet: Alphabet | TokenizerAlphabet) -> dict[str, str]:
@@ -221,10 +298,10 @@ def _is_text(found: Any) -> bool:
     return isinstance(found, dict) and all(isinstance(value, str) for value in found.values())
 
 
-def _build(folder: Path, specs: Any, tensors: int) -> dict[str, nn.Module]:
+def _build(folder: Path, specs: Any, tensors: int, whole: bool = True) -> dict[str, nn.Module]:
     """The modules that config.json describes, on the meta device. `tensors` is how many the weights' file has.
 
-    A transformers encoder, which has a folder of its own, is left out.
+    A transformers encoder, which has a folder of its own, is left out. Only a `whole` model has an encoder.
     """
     if not isinstance(specs, dict) or len(specs) > _MOST_MODULES:
         raise ValueError(f"modules must map at most {_MOST_MODULES} names to types and configurations")
@@ -240,6 +317,6 @@ def _build(folder: Path, specs: Any, tensors: int) -> dict[str, nn.Module]:
             if layers > tensors:
                 raise UserError(f"{folder}: config.json claims {layers} layers, but there are {tensors} weights")
             modules[role] = module_type(settings)
-    if "encoder" not in specs or not isinstance(modules.get("encoder"), Encoder | None):
+    if whole != ("encoder" in specs) or not isinstance(modules.get("encoder"), Encoder | None):
         raise UserError(f"{folder}: config.json describes no encoder")
     return modules

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from biometro.errors import UserError
 from biometro.files import sha256_of
-from biometro.model import esm2, huggingface
-from biometro.model.bundle import Bundle, from_folder
+from biometro.model import adapters, esm2, huggingface
+from biometro.model.bundle import BaseModel, Bundle, base_of, from_folder
 from biometro.untrusted import inside, read_json
 
 
-def load(model: str | Path) -> Bundle:
+def load(model: str | Path, base: str | Path | None = None) -> Bundle:
     """A model from a folder of ours, a Hugging Face folder, or a fair-esm `.pt` file; on CPU, in eval mode.
 
-    ESM-2 becomes an encoder of our own; others (ProtBert, ProtT5, Ankh, ChemBERTa) stay transformers' models.
+    A folder that holds an adapter names its base; `base` says where that is now, if it was moved. ESM-2 becomes an encoder of our own; others (ProtBert, ProtT5, Ankh, ChemBERTa) stay transformers' models.
 
     Raises UserError where the path is none of these, or is damaged.
     """
@@ -36,7 +39,50 @@ def load(model: str | Path) -> Bundle:
     if "model_type" in config:
         encoder, alphabet = huggingface.read(path, config)
         return Bundle(alphabet, {"encoder": encoder}, facts={"source": f"Hugging Face folder {path.name}"}).eval()
-    return from_folder(path, config).eval()
+    named = base_of(path, config)
+    if named is None:
+        return from_folder(path, config).eval()
+    return from_folder(path, config, load(_find_base(path, named, base))).eval()
+
+
+def _find_base(path: Path, named: BaseModel, base: str | Path | None) -> Path:
+    """Where the base of an adapter is. Raises UserError where it is not, or another model is there."""
+    place = Path(base or named.path)
+    if not place.exists():
+        raise UserError(f"{path}: an adapter for {place}, which is not there; say with `base` where that model is now")
+    found = fingerprint(place)
+    if found != named.fingerprint:
+        raise UserError(
+            f"{path}: an adapter for another base than {place} (fingerprint {named.fingerprint[:16]}, there {found[:16]})"
+        )
+    return place
+
+
+def load_all(models: Sequence[str | Path], base: str | Path | None = None) -> list[Bundle]:
+    """Several models, as `load` gives them; adapters of one base share its encoder in memory."""
+    bases: dict[str, Bundle] = {}
+    bundles = []
+    for model in models:
+        path = Path(model)
+        config = read_json(path / "config.json") if (path / "config.json").is_file() else None
+        named = base_of(path, config) if isinstance(config, dict) else None
+        if config is None or named is None:
+            bundles.append(load(model))
+            continue
+        if named.fingerprint not in bases:
+            bases[named.fingerprint] = load(_find_base(path, named, base))
+        bundles.append(from_folder(path, config, bases[named.fingerprint]).eval())
+    return bundles
+
+
+def merged(bundle: Bundle) -> Bundle:
+    """The same model whole: an adapter folded into a copy of its base's weights."""
+    if bundle.base is None:
+        return bundle
+    encoder = copy.deepcopy(bundle.encoder)
+    adapters.merge(encoder, [bundle.adapter] if bundle.adapter is not None else None)
+    modules = {**bundle.modules, "encoder": encoder}
+    return dataclasses.replace(bundle, modules=modules, base=None, adapter=None)
 
 
 def fingerprint(model: str | Path) -> str:

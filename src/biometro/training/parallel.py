@@ -11,6 +11,7 @@ A single process is a world of one, with nothing wrapped.
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import time
 import uuid
@@ -79,6 +80,15 @@ class World:
     def leads(self) -> bool:
         """Whether this is rank 0, which alone writes figures, recipes and reports."""
         return self.rank == 0
+
+    @property
+    def hardware(self) -> str:
+        """What it computes on, in words."""
+        if self.device.type == "cuda":
+            one = torch.cuda.get_device_name(self.device)
+        else:
+            one = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+        return one if self.size == 1 else f"{self.size} x {one}"
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, in place."""
