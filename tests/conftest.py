@@ -50,7 +50,7 @@ def random_sequences(lengths: list[int], seed: int = 0) -> list[np.ndarray]:
 
 
 def packed_of(sequences: list[np.ndarray]) -> Packed:
-    return pack(sequences, PROTEIN.id(PROTEIN.begin), PROTEIN.id(PROTEIN.end))
+    return pack(sequences, PROTEIN.begin_ids, PROTEIN.end_ids)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from biometro.errors import UserError
 from biometro.files import locked
-from biometro.model.bundle import write_safetensors
+from biometro.model.weights import write_safetensors
 
 HOLD = """
 import sys, time
@@ -76,7 +76,7 @@ def test_writing_weights_takes_no_second_model_in_memory(tmp_path: Path) -> None
     script = f"""
 import resource, torch
 from pathlib import Path
-from biometro.model.bundle import write_safetensors
+from biometro.model.weights import write_safetensors
 tensors = {{str(i): torch.ones(1 << 20) for i in range(100)}}
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 write_safetensors(Path({str(tmp_path)!r}) / "w.safetensors", tensors)

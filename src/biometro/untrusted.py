@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -17,6 +18,7 @@ from biometro.errors import UserError
 MOST_JSON = 64 << 20  # bytes
 MOST_YAML = 1 << 18  # characters; it is parsed at some 100 kB/s
 MOST_NODES = 100_000  # of a YAML file, where every alias counts as all that it stands for
+MOST_PICKLE = 16 << 20  # bytes; a model's has some 100 kB, for the weights themselves lie beside it
 DEEPEST = 50  # levels of nesting
 
 
@@ -170,3 +172,23 @@ def _npy_header(handle: IO[bytes], size: int) -> tuple[np.dtype[Any], tuple[int,
     if claimed != size:
         raise ValueError(f"its header claims {claimed} bytes where there are {size}")
     return dtype, shape
+
+
+def check_archive(path: Path) -> None:
+    """Raises UserError unless a `.pt` file is a zip archive whose members lie in it as they are, uncompressed.
+
+    torch would inflate compressed members whole, and the format before the archives allocates what a pickle claims.
+    """
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise UserError(f"{path}: is no checkpoint as torch writes them since version 1.6 ({error})") from error
+    for member in members:
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            raise UserError(f"{path}: is no checkpoint as torch writes them: {member.filename!r} in it is compressed")
+        if member.filename.endswith("data.pkl") and member.file_size > MOST_PICKLE:
+            raise UserError(f"{path}: its list of weights has {member.file_size:,} bytes, too many to be one")
+    if sum(member.file_size for member in members) > size:
+        raise UserError(f"{path}: damaged: its members are larger than the file")

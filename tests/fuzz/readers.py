@@ -81,6 +81,19 @@ def a_sharded_folder(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def a_protbert_folder(folder: Path) -> None:
+    """A small BERT that reads residues with spaces between them, as transformers writes it."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    torch.manual_seed(0)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"LAGVESIKRDTPNQFYMHCWXUBZO"]
+    tokenizer = BertTokenizer({token: number for number, token in enumerate(tokens)}, do_lower_case=False)
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=32, max_position_embeddings=40)  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+
+
 def a_fair_checkpoint() -> bytes:
     import argparse
 
@@ -230,5 +243,7 @@ folder_reader("corpus", build=a_corpus,
 folder_reader("model", build=a_model, files=["config.json", "model.safetensors", "recipe.yaml"], run=use_model,
               seal=reseal_model)  # fmt: skip
 folder_reader("huggingface", build=a_huggingface_folder, files=["config.json", "model.safetensors"], run=use_model)
+folder_reader("protbert", build=a_protbert_folder, run=use_model,
+              files=["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])  # fmt: skip
 folder_reader("shards", build=a_sharded_folder, files=["model.safetensors.index.json"], run=use_model)
 folder_reader("checkpoint", build=a_checkpoint, files=["state.json", SHARD], run=use_checkpoint, seal=reseal_checkpoint)

@@ -54,7 +54,7 @@ def batch(count: int = 30) -> Batch:
     random = np.random.default_rng(0)
     sequences = [random.choice(PROTEIN.standard_ids, n).astype(np.int64) for n in random.integers(40, 200, count)]
     sequences.sort(key=len)
-    return Batch({"sequence": pack(sequences, PROTEIN.id(PROTEIN.begin), PROTEIN.id(PROTEIN.end))})
+    return Batch({"sequence": pack(sequences, PROTEIN.begin_ids, PROTEIN.end_ids)})
 
 
 def run_pairs(clean: Batch) -> float:

@@ -71,6 +71,21 @@ class Alphabet:
     def _ids(self) -> dict[str, int]:
         return {token: number for number, token in enumerate(self.tokens)}
 
+    @property
+    def begin_ids(self) -> tuple[int, ...]:
+        """Tokens that stand before every sequence."""
+        return (self.id(self.begin),)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that stand after every sequence."""
+        return (self.id(self.end),)
+
+    @property
+    def letter_is_token(self) -> bool:
+        """Whether every letter is exactly one token, as work on single residues needs."""
+        return True
+
     @cached_property
     def standard_ids(self) -> tuple[int, ...]:
         """Token numbers of the standard letters, ascending."""

@@ -77,15 +77,17 @@ class Batch:
         )
 
 
-def pack(sequences: Sequence[np.ndarray], begin: int, end: int) -> Packed:
-    """Token arrays without specials -> one pack, each framed by `begin` and `end`."""
-    lengths = np.fromiter((len(s) + 2 for s in sequences), dtype=np.int64, count=len(sequences))
+def pack(sequences: Sequence[np.ndarray], begin: Sequence[int], end: Sequence[int]) -> Packed:
+    """Token arrays without specials -> one pack, each framed by the tokens of `begin` and `end`."""
+    framed = len(begin) + len(end)
+    lengths = np.fromiter((len(s) + framed for s in sequences), dtype=np.int64, count=len(sequences))
     starts = np.zeros(len(sequences) + 1, dtype=np.int64)
     np.cumsum(lengths, out=starts[1:])
-    tokens = np.full(int(starts[-1]), end, dtype=np.int64)
-    for sequence, start in zip(sequences, starts[:-1], strict=True):
-        tokens[start] = begin
-        tokens[start + 1 : start + 1 + len(sequence)] = sequence
+    tokens = np.empty(int(starts[-1]), dtype=np.int64)
+    for sequence, start, stop in zip(sequences, starts[:-1], starts[1:], strict=True):
+        tokens[start : start + len(begin)] = begin
+        tokens[start + len(begin) : stop - len(end)] = sequence
+        tokens[stop - len(end) : stop] = end
     return frame(tokens, starts)
 
 

@@ -19,6 +19,7 @@ from biometro.data.batch import pack
 from biometro.errors import UserError
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import Encoder
+from biometro.model.huggingface import HuggingFaceEncoder
 
 Pooling = Literal["mean", "cls", "residues"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
@@ -42,8 +43,9 @@ class Embedder:
         bundle: the model.
         pooling: mean over residues (start and end tokens left out), cls (the start token's vector), or residues
             (one vector each).
-        long: what to do beyond `max_length`: full (read whole: positions are relative, so there is no limit but
-            memory) or window (overlapping windows, averaged where they overlap).
+        long: what to do beyond `max_length`: full (read whole: where positions are relative there is no limit but
+            memory; a model with a table of positions refuses what is longer) or window (overlapping windows, averaged
+            where they overlap).
         max_length: residues; where `long` begins to matter.
         precision: auto is bfloat16 on CUDA and float32 elsewhere; int8 quantises linear layers (CPU).
         device: where to run.
@@ -67,6 +69,7 @@ class Embedder:
             raise UserError(f"max_length is {max_length}; it must be at least 2 residues")
         if batch_tokens is not None and batch_tokens < 1:
             raise UserError(f"batch_tokens is {batch_tokens}; it must be at least 1")
+        _check_fit(bundle, pooling, long, max_length, precision)
         self.device = torch.device(device)
         self.pooling, self.long, self.max_length = pooling, long, max_length
         self.alphabet, self.width = bundle.alphabet, bundle.encoder.config.width
@@ -74,12 +77,19 @@ class Embedder:
             precision = "bfloat16" if self.device.type == "cuda" else "float32"
         self.encoder: torch.nn.Module = bundle.encoder.to(self.device).eval()
         if precision == "int8":
+            assert isinstance(bundle.encoder, Encoder)
             self.encoder = quantise(bundle.encoder, self.device)
+        self._begin, self._end = self.alphabet.begin_ids, self.alphabet.end_ids
+        self._longest = bundle.longest
         self._autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
         self._budget = batch_tokens or (65536 if self.device.type == "cuda" else 2048)
 
     def embed(self, sequences: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Token arrays without specials -> float32 vectors in the same order: (D,) each, or (L, D) for residues."""
+        """Token arrays without specials -> float32 vectors in the same order: (D,) each, or (L, D) for residues.
+
+        Raises UserError under long: full for a sequence that the model has no positions for.
+        """
+        self.check_lengths([len(sequence) for sequence in sequences])
         pieces: list[np.ndarray] = []
         owners: list[tuple[int, int, int]] = []  # sequence, start, end of each piece
         for number, sequence in enumerate(sequences):
@@ -89,11 +99,23 @@ class Embedder:
                 owners.append((number, start, end))
         order = sorted(range(len(pieces)), key=lambda i: len(pieces[i]))
         results: list[Tensor] = [torch.empty(0)] * len(pieces)
-        for chunk in self._chunks([len(pieces[i]) + 2 for i in order]):
+        for chunk in self._chunks([len(pieces[i]) + len(self._begin) + len(self._end) for i in order]):
             members = order[chunk]
             for i, vectors in zip(members, self._run([pieces[i] for i in members]), strict=True):
                 results[i] = vectors
         return self._join(sequences, owners, results)
+
+    def check_lengths(self, lengths: Sequence[int], names: Sequence[str] | None = None) -> None:
+        """Raises UserError, with its name, for the first length that is more than the model can read at once."""
+        if self._longest is None or self.long == "window":
+            return
+        for number, length in enumerate(lengths):
+            if length > self._longest:
+                raise UserError(
+                    f"sequence {names[number] if names else number + 1}: {length} residues, more than the "
+                    f"{self._longest} that this model has positions for; "
+                    f"choose long: window with max_length up to {self._longest}"
+                )
 
     def _chunks(self, lengths: list[int]) -> Iterator[slice]:
         start = total = 0
@@ -107,16 +129,18 @@ class Embedder:
 
     @torch.inference_mode()
     def _run(self, pieces: list[np.ndarray]) -> list[Tensor]:
-        """One pack: (L + 2, D) float32 vectors of every piece, start and end tokens included."""
-        packed = pack(pieces, self.alphabet.id(self.alphabet.begin), self.alphabet.id(self.alphabet.end))
+        """One pack: of every piece its residues' (L, D) float32 vectors, or their mean or its first token's (D,)."""
+        packed = pack(pieces, self._begin, self._end)
         with self._autocast:
             h_TD = self.encoder(packed.to(self.device)).float()
         if self.pooling == "cls":
             return list(h_TD[packed.cu_seqlens[:-1].to(self.device)].cpu())
-        parts = h_TD.split([len(piece) + 2 for piece in pieces])
+        first, last = len(self._begin), len(self._end)
+        framed = h_TD.split([first + len(piece) + last for piece in pieces])
+        parts = [part[first : len(part) - last] for part in framed]
         if self.pooling == "mean" and self.long != "window":
-            return list(torch.stack([part[1:-1].mean(0) for part in parts]).cpu())
-        return [part[1:-1].cpu() for part in parts]
+            return list(torch.stack([part.mean(0) for part in parts]).cpu())
+        return [part.cpu() for part in parts]
 
     def _join(
         self, sequences: Sequence[np.ndarray], owners: list[tuple[int, int, int]], results: list[Tensor]
@@ -144,6 +168,21 @@ class Embedder:
             vectors = total / cover
             joined.append(vectors.mean(0) if pooling == "mean" else vectors)
         return joined
+
+
+def _check_fit(bundle: Bundle, pooling: Pooling, long: Long, max_length: int, precision: Precision) -> None:
+    """Raises UserError where the model cannot do what the options ask."""
+    if pooling == "cls" and not bundle.alphabet.begin_ids:
+        raise UserError("pooling is cls, but this model's tokenizer puts no token before a sequence; choose mean")
+    if pooling == "residues" and not bundle.alphabet.letter_is_token:
+        raise UserError("pooling is residues, but this model's tokens are not single letters; choose mean or cls")
+    if precision == "int8" and isinstance(bundle.encoder, HuggingFaceEncoder):
+        raise UserError("precision int8 is for encoders of our own; of transformers' models use float32 or bfloat16")
+    if long == "window" and bundle.longest is not None and max_length > bundle.longest:
+        raise UserError(
+            f"max_length is {max_length}, but this model has positions for {bundle.longest} residues; "
+            f"choose max_length up to {bundle.longest}"
+        )
 
 
 class Int8Linear(torch.nn.Module):

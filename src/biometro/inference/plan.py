@@ -118,8 +118,11 @@ class Plan:
         )
 
     def run(self, chunk: Chunk, embedder: Embedder) -> Embeddings:
-        """A chunk's vectors. Raises UserError where the model gives vectors that are not finite."""
-        found = embedder.embed([embedder.alphabet.encode(letters) for letters in chunk.letters])
+        """A chunk's vectors. Raises UserError for a sequence that is too long for the model, and where the vectors are
+        not finite."""
+        tokens = [embedder.alphabet.encode(letters) for letters in chunk.letters]
+        embedder.check_lengths([len(sequence) for sequence in tokens], chunk.ids)
+        found = embedder.embed(tokens)
         if not all(np.isfinite(vector).all() for vector in found):
             raise UserError(f"{self.model}: this model gives vectors that are not finite; its weights are damaged")
         return Embeddings(chunk.ids, found, self.pooling == "residues")

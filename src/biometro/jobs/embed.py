@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from biometro.alphabet import PROTEIN, ResiduePolicy
+from biometro.alphabet import PROTEIN, ResiduePolicy, TokenizerAlphabet
 from biometro.data.intake import Account
 from biometro.data.sources import Format, ReadOptions, expand
 from biometro.device import pick_device
@@ -54,13 +54,14 @@ def embed(
     A sequence's vectors do not depend on what else is in the file.
 
     Args:
-        model: model folder of biometro, Hugging Face ESM-2 folder, or fair-esm checkpoint (.pt).
+        model: model folder of biometro, Hugging Face folder of ESM-2 or another encoder of proteins (ProtBert, ProtT5,
+            Ankh), or fair-esm checkpoint (.pt).
         data: FASTA, CSV, TSV or Parquet files: a path, a pattern, a URL, a list of these, example:families, or
             sequences themselves (capital letters).
         out: file to write: .parquet, .npz or .safetensors. From Python it may be left out; the vectors are returned.
         pooling: mean over residues without start and end, cls (the start token's vector), or residues (one each).
-        long: beyond max_length: full (read whole; rotary and ALiBi have no hard limit), window (overlapping windows,
-            averaged), or error.
+        long: beyond max_length: full (read whole; rotary and ALiBi have no hard limit, a model with a table of
+            positions has and says so), window (overlapping windows, averaged), or error.
         max_length: residues.
         precision: of the arithmetic; auto is bfloat16 on CUDA and float32 elsewhere; int8 is for CPUs, and prints
             how near its vectors are to those of float32.
@@ -129,8 +130,14 @@ def embed(
 def _load(model: str) -> Bundle:
     """A model that reads the letters of proteins."""
     bundle = load(model)
-    if bundle.alphabet.tokens != PROTEIN.tokens:
-        raise UserError(f"{model}: the tokens of its alphabet {bundle.alphabet.name!r} are not those of proteins")
+    alphabet = bundle.alphabet
+    if isinstance(alphabet, TokenizerAlphabet):
+        if not alphabet.letter_is_token:
+            raise UserError(
+                f"{model}: its tokenizer reads text, not residues; models of proteins can be used here so far"
+            )
+    elif alphabet.tokens != PROTEIN.tokens:
+        raise UserError(f"{model}: the tokens of its alphabet {alphabet.name!r} are not those of proteins")
     return bundle
 
 

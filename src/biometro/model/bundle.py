@@ -4,6 +4,8 @@
     model.safetensors  all weights, each stored once
     recipe.yaml        the resolved options of the job that made it
     README.md          the model card: data, training, measured results
+    encoder/           where the encoder is one of transformers: its own folder, with its tokenizer, in place of the
+                       alphabet and of its weights in model.safetensors
 
 Nothing in it is code and nothing is unpickled; modules are built from their configurations by the table below, on
 the meta device, and take the weights of the file only where names and shapes agree.
@@ -13,20 +15,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from biometro.alphabet import Alphabet
+from biometro.alphabet import Alphabet, TokenizerAlphabet
 from biometro.errors import UserError
-from biometro.files import new_folder, safetensors_header, sha256_of
+from biometro.files import new_folder, sha256_of
+from biometro.model import huggingface
 from biometro.model.encoder import Encoder, EncoderConfig
 from biometro.model.heads import (
     ContactWeights,
@@ -36,10 +36,18 @@ from biometro.model.heads import (
     VocabularyHead,
     VocabularyHeadConfig,
 )
-from biometro.untrusted import inside, read_yaml
+from biometro.model.huggingface import HuggingFaceEncoder
+from biometro.model.weights import (
+    assign,
+    check_shapes,
+    distinct_state,
+    read_safetensors,
+    safetensors_shapes,
+    write_safetensors,
+)
+from biometro.untrusted import inside, read_json, read_yaml
 
 FORMAT = 1
-_DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
 _MOST_MODULES = 16
 BUILDERS: dict[str, tuple[type, type]] = {
     "Encoder": (Encoder, EncoderConfig),
@@ -57,7 +65,7 @@ class Bundle:
     `rtd`, `auxiliary` and `auxiliary_vocabulary`. `facts` (data, FLOPs, results) make the model card.
     """
 
-    alphabet: Alphabet
+    alphabet: Alphabet | TokenizerAlphabet
     modules: dict[str, nn.Module]
     recipe: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
@@ -65,10 +73,16 @@ class Bundle:
     """Longest window of residues seen in training; None where unknown. Not a limit: positions are relative."""
 
     @property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> Encoder | HuggingFaceEncoder:
         encoder = self.modules["encoder"]
-        assert isinstance(encoder, Encoder)
+        assert isinstance(encoder, Encoder | HuggingFaceEncoder)
         return encoder
+
+    @property
+    def longest(self) -> int | None:
+        """Residues (tokens of text) that the encoder has positions for; None where positions are relative."""
+        most = self.encoder.config.most_tokens if isinstance(self.encoder, HuggingFaceEncoder) else None
+        return None if most is None else most - len(self.alphabet.begin_ids) - len(self.alphabet.end_ids)
 
     def to(self, device: torch.device | str) -> Bundle:
         for module in self.modules.values():
@@ -86,7 +100,7 @@ class Bundle:
         Weights are written one at a time, so that the model is never in memory twice.
         """
         folder = Path(folder)
-        tensors, tied = distinct_state(self.modules)
+        tensors, tied = distinct_state({r: m for r, m in self.modules.items() if not isinstance(m, HuggingFaceEncoder)})
         config: dict[str, Any] = {
             "format": FORMAT,
             "kind": self.alphabet.name,
@@ -102,21 +116,22 @@ class Bundle:
         with new_folder(folder) as work:
             write_safetensors(work / "model.safetensors", tensors)
             config["weights_sha256"] = sha256_of(work / "model.safetensors")
+            if isinstance(self.encoder, HuggingFaceEncoder):
+                config["encoder_sha256"] = _write_encoder(work / "encoder", self.encoder, self.alphabet)
             (work / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
             (work / "recipe.yaml").write_text(yaml.safe_dump(self.recipe, sort_keys=False), encoding="utf-8")
             (work / "README.md").write_text(self.card(), encoding="utf-8")
 
     def card(self) -> str:
         """The model card in Markdown."""
-        encoder = self.encoder.config
         own = sum(p.numel() for p in self.encoder.parameters())
         total = sum(t.numel() for t in distinct_state(self.modules)[0].values())
         rows = "\n".join(f"| {key} | {value} |" for key, value in self.facts.items())
         return (
             f"---\nlibrary_name: biometro\ntags: [biology, {self.alphabet.name}]\n---\n"
             f"# A {self.alphabet.name} language model\n\n"
-            f"{encoder.depth} layers, width {encoder.width}, {encoder.heads} heads, {encoder.positions} positions; "
-            f"{own:,} parameters in the encoder, {total:,} in all modules ({', '.join(self.modules)}).\n\n"
+            f"{self.encoder.config.summary}; {own:,} parameters in the encoder, {total:,} in all modules "
+            f"({', '.join(self.modules)}).\n\n"
             "```python\nimport biometro\nmodel = biometro.load('.')\n```\n\n"
             f"| | |\n|---|---|\n{rows}\n\nHow it was made stands in `recipe.yaml`.\n"
         )
@@ -126,39 +141,6 @@ def _saved_config(module: nn.Module) -> dict[str, Any]:
     config = dataclasses.asdict(module.config)  # type: ignore[call-overload]
     config.pop("attention", None)  # the back-end belongs to the machine, not to the model
     return config
-
-
-def distinct_state(modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All weights by `role.name`, each once, and the names that stand for another name's weight."""
-    tensors: dict[str, Tensor] = {}
-    tied: dict[str, str] = {}
-    seen: dict[int, str] = {}
-    for role, module in modules.items():
-        for name, tensor in module.state_dict(keep_vars=True).items():
-            full = f"{role}.{name}"
-            if id(tensor) in seen:
-                tied[full] = seen[id(tensor)]
-            else:
-                seen[id(tensor)] = full
-                tensors[full] = tensor.detach()
-    return tensors, tied
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors one by one, without a copy of them all."""
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # aligned, as readers like it
-    entries = {
-        name: (
-            _DTYPES[tensors[name].dtype],
-            list(tensors[name].shape),
-            tensors[name].numel() * tensors[name].element_size(),
-        )
-        for name in names
-    }
-    with path.open("wb") as handle:
-        handle.write(safetensors_header(entries, {"format": "pt"}))
-        for name in names:
-            handle.write(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def from_folder(folder: Path, config: dict[str, Any]) -> Bundle:
@@ -173,7 +155,7 @@ def from_folder(folder: Path, config: dict[str, Any]) -> Bundle:
         path = inside(folder, "model.safetensors")
         shapes = safetensors_shapes(path)
         modules = _build(folder, config["modules"], len(shapes))
-        alphabet = Alphabet.from_json(config["alphabet"])
+        alphabet = None if "encoder" not in modules else Alphabet.from_json(config["alphabet"])
         tied, facts, crop = config["tied"], config["facts"], config["crop"]
         if not _is_text(tied) or not _is_text(facts):
             raise ValueError("tied and facts must map names to text")
@@ -190,12 +172,49 @@ def from_folder(folder: Path, config: dict[str, Any]) -> Bundle:
         raise UserError(f"{folder}: this model folder cannot be read ({type(error).__name__}: {error})") from error
     for role in ("encoder", "auxiliary"):
         encoder = modules.get(role)
-        if isinstance(encoder, Encoder) and encoder.config.vocab_size < alphabet.size:
+        if alphabet is not None and isinstance(encoder, Encoder) and encoder.config.vocab_size < alphabet.size:
             raise UserError(f"{folder}: its alphabet has more tokens ({alphabet.size}) than its {role} has vectors")
     tensors = read_safetensors(path)
     tensors |= {alias: tensors[name] for alias, name in tied.items() if name in tensors}
     assign(modules, tensors, path)
-    return Bundle(alphabet, modules, recipe or {}, facts, crop)
+    if alphabet is not None:
+        return Bundle(alphabet, modules, recipe or {}, facts, crop)
+    theirs, tokenizer = _read_encoder(folder, config)
+    return Bundle(tokenizer, {"encoder": theirs, **modules}, recipe or {}, facts, crop)
+
+
+def _write_encoder(folder: Path, encoder: HuggingFaceEncoder, alphabet: Alphabet | TokenizerAlphabet) -> dict[str, str]:
+    """Write a transformers encoder and its tokenizer; the digest of every file by its name."""
+    assert isinstance(alphabet, TokenizerAlphabet)
+    folder.mkdir()
+    encoder.save(folder)
+    alphabet.save(folder)
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+
+
+def _read_encoder(folder: Path, config: dict[str, Any]) -> tuple[HuggingFaceEncoder, TokenizerAlphabet]:
+    """The transformers encoder of a bundle and its tokenizer.
+
+    Raises UserError where its files are not those that config.json knows, or it is another model.
+    """
+    inner = folder / "encoder"
+    try:
+        digests = config["encoder_sha256"]
+        if inner.is_symlink() or not _is_text(digests) or {path.name for path in inner.iterdir()} != set(digests):
+            raise UserError(f"{inner}: holds other files than config.json lists")
+        for name, digest in digests.items():
+            if sha256_of(inside(inner, name)) != digest:
+                raise UserError(f"{inner / name}: damaged (its digest is not that of config.json)")
+        settings = read_json(inner / "config.json")
+        if not isinstance(settings, dict) or "model_type" not in settings:
+            raise UserError(f"{inner / 'config.json'}: is no configuration of a model")
+        encoder, alphabet = huggingface.read(inner, settings)
+        same = dataclasses.asdict(encoder.config) == config["modules"]["encoder"]["config"]
+        if not same or alphabet.fingerprint != config["alphabet"]["fingerprint"]:
+            raise UserError(f"{inner}: is another encoder or tokenizer than config.json describes")
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"{inner}: this encoder cannot be read ({type(error).__name__}: {error})") from error
+    return encoder, alphabet
 
 
 def _is_text(found: Any) -> bool:
@@ -203,77 +222,24 @@ def _is_text(found: Any) -> bool:
 
 
 def _build(folder: Path, specs: Any, tensors: int) -> dict[str, nn.Module]:
-    """The modules that config.json describes, on the meta device. `tensors` is how many the weights' file has."""
+    """The modules that config.json describes, on the meta device. `tensors` is how many the weights' file has.
+
+    A transformers encoder, which has a folder of its own, is left out.
+    """
     if not isinstance(specs, dict) or len(specs) > _MOST_MODULES:
         raise ValueError(f"modules must map at most {_MOST_MODULES} names to types and configurations")
     modules: dict[str, nn.Module] = {}
     layers = 0
     with torch.device("meta"):
         for role, spec in specs.items():
+            if role == "encoder" and spec["type"] == HuggingFaceEncoder.__name__:
+                continue
             module_type, config_type = BUILDERS[spec["type"]]
             settings = config_type(**spec["config"])
             layers += settings.depth if isinstance(settings, EncoderConfig) else 0
             if layers > tensors:
                 raise UserError(f"{folder}: config.json claims {layers} layers, but there are {tensors} weights")
             modules[role] = module_type(settings)
-    if not isinstance(modules.get("encoder"), Encoder):
+    if "encoder" not in specs or not isinstance(modules.get("encoder"), Encoder | None):
         raise UserError(f"{folder}: config.json describes no encoder")
     return modules
-
-
-def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a file's tensors, which are not read. Raises UserError where it is missing or damaged."""
-    with _open(path) as handle:
-        return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}  # noqa: SIM118
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file. Raises UserError where it is missing or damaged."""
-    with _open(path) as handle:
-        return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as handle:
-            yield handle
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{path}: damaged ({error})") from error
-
-
-def check_shapes(modules: Mapping[str, nn.Module], shapes: Mapping[str, Sequence[int]], where: Path) -> None:
-    """Raises UserError where a weight of the modules is missing, superfluous, or of another shape."""
-    for role, module in modules.items():
-        mine = {name.removeprefix(f"{role}."): tuple(s) for name, s in shapes.items() if name.startswith(f"{role}.")}
-        expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-        wrong = sorted(name for name in {*expected, *mine} if expected.get(name) != mine.get(name))
-        if wrong:
-            raise UserError(
-                f"{where}: weights and configuration disagree about {role}.{wrong[0]}"
-                + (f" and {len(wrong) - 1} more" if len(wrong) > 1 else "")
-            )
-    for name in shapes:
-        if name.split(".", 1)[0] not in modules:
-            raise UserError(f"{where}: holds {name}, which the configuration does not mention")
-
-
-def assign(modules: dict[str, nn.Module], tensors: dict[str, Tensor], where: Path) -> None:
-    """Give modules built on the meta device their weights; float32. Tensors that are one object stay tied.
-
-    Raises UserError where a weight is missing, superfluous, or of another shape.
-    """
-    check_shapes(modules, {name: tensor.shape for name, tensor in tensors.items()}, where)
-    shared: dict[int, nn.Parameter] = {}
-    for role, module in modules.items():
-        mine = {name.removeprefix(f"{role}."): t for name, t in tensors.items() if name.startswith(f"{role}.")}
-        parameters = dict(module.named_parameters())
-        state: dict[str, Tensor] = {}
-        for name, tensor in mine.items():
-            if name in parameters:
-                state[name] = shared.setdefault(id(tensor), nn.Parameter(tensor.float()))
-            else:
-                state[name] = tensor.float()
-        module.load_state_dict(state, assign=True)

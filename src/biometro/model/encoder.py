@@ -86,6 +86,11 @@ class EncoderConfig:
         return self.width // self.head_size
 
     @property
+    def summary(self) -> str:
+        """The shape in words."""
+        return f"{self.depth} layers, width {self.width}, {self.heads} heads, {self.positions} positions"
+
+    @property
     def hidden(self) -> int:
         """Feed-forward width as built."""
         if self.ffn_width is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from biometro.alphabet import PROTEIN
+from biometro.alphabet import PROTEIN, Alphabet
 from biometro.errors import UserError
 from biometro.files import new_folder
-from biometro.model.bundle import Bundle, assign, distinct_state, read_safetensors, write_safetensors
+from biometro.model.bundle import Bundle
 from biometro.model.encoder import Encoder, EncoderConfig
 from biometro.model.heads import ContactWeights, ContactWeightsConfig, VocabularyHead, VocabularyHeadConfig
 from biometro.model.positions import rotary_frequencies
-from biometro.untrusted import inside, read_json
-
-_LARGEST_PICKLE = 16 << 20  # bytes; ESM-2's have some 100 kB, for the weights themselves lie beside it
+from biometro.model.weights import assign, distinct_state, read_folder, write_safetensors
+from biometro.untrusted import check_archive
 
 # (theirs, ours) within one layer; q, k and v are one matrix here.
 _HUGGINGFACE_LAYER = {
@@ -141,11 +139,8 @@ def from_huggingface(folder: Path, config: dict[str, Any]) -> Bundle:
             f"{folder}: brings code of its own (auto_map in config.json), which is never run; ESM-2 needs none, so "
             "this is another model, or remove auto_map if you know that it is ESM-2"
         )
-    if (folder / "model.safetensors").exists():
-        tensors = read_safetensors(inside(folder, "model.safetensors"))
-    elif (folder / "model.safetensors.index.json").exists():
-        tensors = _read_shards(folder)
-    else:
+    tensors = read_folder(folder)
+    if tensors is None:
         raise UserError(f"{folder}: no model.safetensors (pickled weights are not read; save them as safetensors)")
     if not any(name.startswith("esm.") for name in tensors):  # EsmModel without the masked-LM wrapper
         tensors = {f"esm.{name}": tensor for name, tensor in tensors.items()}
@@ -167,42 +162,12 @@ def from_huggingface(folder: Path, config: dict[str, Any]) -> Bundle:
     return _bundle(ours, encoder, folder, {"source": f"Hugging Face folder {folder.name}"})
 
 
-def _read_shards(folder: Path) -> dict[str, Tensor]:
-    """The tensors of all files that model.safetensors.index.json names."""
-    try:
-        index = read_json(inside(folder, "model.safetensors.index.json"))
-        names = sorted(set(index["weight_map"].values()))
-        return {k: v for name in names for k, v in read_safetensors(inside(folder, name)).items()}
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{folder}/model.safetensors.index.json: cannot be read ({error})") from error
-
-
-def _check_archive(path: Path) -> None:
-    """Raises UserError unless a `.pt` file is a zip archive whose members lie in it as they are, uncompressed.
-
-    torch would inflate compressed members whole, and the format before the archives allocates what a pickle claims.
-    """
-    size = path.stat().st_size
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise UserError(f"{path}: is no checkpoint as torch writes them since version 1.6 ({error})") from error
-    for member in members:
-        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-            raise UserError(f"{path}: is no checkpoint as torch writes them: {member.filename!r} in it is compressed")
-        if member.filename.endswith("data.pkl") and member.file_size > _LARGEST_PICKLE:
-            raise UserError(f"{path}: its list of weights has {member.file_size:,} bytes, too many to be one")
-    if sum(member.file_size for member in members) > size:
-        raise UserError(f"{path}: damaged: its members are larger than the file")
-
-
 def from_fair_esm(path: Path) -> Bundle:
     """A bundle from a fair-esm ESM-2 checkpoint (`.pt`), read without running any code from the file.
 
     Raises UserError where the file holds anything but tensors and plain values, or no ESM-2.
     """
-    _check_archive(path)
+    check_archive(path)
     try:
         # The checkpoints keep their training options in an argparse.Namespace, which is plain data.
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -247,6 +212,8 @@ def to_huggingface(bundle: Bundle, folder: str | Path) -> None:
     Raises UserError, naming the setting, where the model is not expressible as ESM-2: another position code, norm,
     feed-forward or head; only the encoder and its vocabulary head are exported.
     """
+    if not isinstance(bundle.encoder, Encoder) or not isinstance(bundle.alphabet, Alphabet):
+        raise UserError("cannot be exported as EsmForMaskedLM: its encoder is one of transformers already")
     folder, config = Path(folder), bundle.encoder.config
     head = bundle.modules.get("vocabulary")
     problems = {

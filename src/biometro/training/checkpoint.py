@@ -29,7 +29,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 
 from biometro.errors import EchoedError, UserError
 from biometro.files import clear_leftovers, put_in_place, saying, sha256_of
-from biometro.model.bundle import distinct_state
+from biometro.model.weights import distinct_state
 from biometro.training.parallel import World
 from biometro.untrusted import read_json
 
