@@ -478,11 +478,12 @@ def test_tokenizers_that_are_refused(protbert: Path) -> None:
 
 def test_groups_hold_every_sequence_once_and_little_padding() -> None:
     lengths = torch.tensor([500, 3, 4, 501, 3, 90, 1000])
-    groups = _groups(lengths)
+    groups = _groups(lengths, 32)
     assert sorted(torch.cat(groups).tolist()) == list(range(7))
-    assert [lengths[group].tolist() for group in groups] == [[3, 3, 4, 90], [500, 501], [1000]] or len(groups) > 2
-    assert _groups(torch.tensor([], dtype=torch.int64)) == []
-    assert len(_groups(torch.full((100,), 7))) == 1
+    assert [lengths[group].tolist() for group in groups] == [[3, 3, 4], [90], [500, 501], [1000]]
+    assert [len(group) for group in _groups(lengths, 10_000)] == [7]
+    assert _groups(torch.tensor([], dtype=torch.int64), 32) == []
+    assert len(_groups(torch.full((100,), 7), 32)) == 1
 
 
 @pytest.mark.parametrize("name", ["protbert", "prott5", "chemberta"])

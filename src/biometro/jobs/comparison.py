@@ -35,7 +35,7 @@ from biometro.model import adapters
 from biometro.model.adapters import LoraConfig
 from biometro.model.bundle import BaseModel, Bundle
 from biometro.objectives.supervised import Supervised
-from biometro.training import checkpoint, finetuning, parallel
+from biometro.training import checkpoint, finetuning
 from biometro.training.finetuning import FROZEN, Depth, FitConfig, HeadConfig
 from biometro.training.parallel import World
 from biometro.training.signals import StopRequest

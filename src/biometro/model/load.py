@@ -18,7 +18,8 @@ from biometro.untrusted import inside, read_json
 def load(model: str | Path, base: str | Path | None = None) -> Bundle:
     """A model from a folder of ours, a Hugging Face folder, or a fair-esm `.pt` file; on CPU, in eval mode.
 
-    A folder that holds an adapter names its base; `base` says where that is now, if it was moved. ESM-2 becomes an encoder of our own; others (ProtBert, ProtT5, Ankh, ChemBERTa) stay transformers' models.
+    A folder that holds an adapter names its base; `base` says where that is now, if it was moved. ESM-2 becomes an
+    encoder of our own; others (ProtBert, ProtT5, Ankh, ChemBERTa) stay transformers' models.
 
     Raises UserError where the path is none of these, or is damaged.
     """
