@@ -26,13 +26,9 @@ from biometro.model.attention import attention_pairs
 from biometro.model.weights import read_folder
 from biometro.untrusted import check_archive, inside
 
-<<<<<<< HEAD
-_CALL_TOKENS = 128  # padding that costs about as much as one more call of the model
-=======
 # Padding that costs about as much as one more call of the model. Measured on a CPU: 14 tokens for a BERT of 3 layers,
 # width 320; no pack of 24 proteins was faster with more than 32. On CUDA a guess: calls wait for their kernels.
 _CALL_TOKENS, _CALL_TOKENS_CUDA = 32, 2048
->>>>>>> hf
 _LARGEST = 1 << 20  # no number of a configuration is larger, but those of tokens
 _LARGEST_TABLE = 1 << 28  # numbers in a table of positions, which some models compute as they are built
 _COUNTS = re.compile(r"(layers?|groups?|group_num|blocks|stages|experts)$")  # numbers that modules are built by
@@ -98,12 +94,8 @@ class HuggingFaceEncoder(nn.Module):
                 f"positions for ({most}, begin and end included); embed it with long: window, or crop it"
             )
         vectors, places = [], []
-<<<<<<< HEAD
-        for members in _groups(lengths):
-=======
         call_tokens = _CALL_TOKENS_CUDA if packed.tokens.device.type == "cuda" else _CALL_TOKENS
         for members in _groups(lengths, call_tokens):
->>>>>>> hf
             row_L = torch.arange(int(lengths[members].max()))
             real_GL = row_L < lengths[members, None]
             place_GL = (starts[members, None] + row_L).where(real_GL, 0)
@@ -157,28 +149,17 @@ class HuggingFaceEncoder(nn.Module):
             self.model.save_pretrained(str(folder))  # type: ignore[operator]
 
 
-<<<<<<< HEAD
-def _groups(lengths: Tensor) -> list[Tensor]:
-    """Numbers of sequences that are padded to one length together, (G,) int64 each.
-
-    By length, from the shortest: a group is closed where the next sequence would add more padding than a call costs.
-=======
 def _groups(lengths: Tensor, call_tokens: int) -> list[Tensor]:
     """Numbers of sequences that are padded to one length together, (G,) int64 each.
 
     By length, from the shortest: a group is closed where the next sequence would add more padding than a call costs,
     which is `call_tokens`.
->>>>>>> hf
     """
     order = lengths.argsort(stable=True)
     groups, first = [], 0
     for place in range(1, len(order)):
         longer = int(lengths[order[place]] - lengths[order[place - 1]])
-<<<<<<< HEAD
-        if longer * (place - first) > _CALL_TOKENS:
-=======
         if longer * (place - first) > call_tokens:
->>>>>>> hf
             groups.append(order[first:place])
             first = place
     return [*groups, order[first:]] if len(order) else []
