@@ -30,7 +30,7 @@ from biometro.untrusted import inside, read_json
 _LARGEST_PICKLE = 16 << 20  # bytes; ESM-2's have some 100 kB, for the weights themselves lie beside it
 
 # (theirs, ours) within one layer; q, k and v are one matrix here.
-_HUGGINGFACE_LAYER = {
+HUGGINGFACE_LAYER = {
     "attention.self.query": "q", "attention.self.key": "k", "attention.self.value": "v",
     "attention.output.dense": "attention.out", "attention.LayerNorm": "attention_norm",
     "intermediate.dense": "ffn.up", "output.dense": "ffn.down", "LayerNorm": "ffn_norm",
@@ -163,7 +163,7 @@ def from_huggingface(folder: Path, config: dict[str, Any]) -> Bundle:
         )
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{folder}/config.json: is incomplete or wrong ({type(error).__name__}: {error})") from error
-    ours = _rename(tensors, _HUGGINGFACE, _HUGGINGFACE_LAYER, "esm.encoder.layer.")
+    ours = _rename(tensors, _HUGGINGFACE, HUGGINGFACE_LAYER, "esm.encoder.layer.")
     return _bundle(ours, encoder, folder, {"source": f"Hugging Face folder {folder.name}"})
 
 
@@ -241,6 +241,17 @@ def from_fair_esm(path: Path) -> Bundle:
     return _bundle(ours, encoder, path, {"source": f"fair-esm checkpoint {path.name}"})
 
 
+def obstacles(config: EncoderConfig) -> dict[str, bool]:
+    """What of an encoder ESM-2 cannot express, and whether it is so here."""
+    return {
+        "positions is alibi": config.positions != "rotary",
+        "ffn is swiglu": config.ffn != "gelu",
+        "norm is rmsnorm": config.norm != "layernorm",
+        "there are no biases": not config.bias,
+        "embedding_width differs from width": config.embedding_width not in (None, config.width),
+    }
+
+
 def to_huggingface(bundle: Bundle, folder: str | Path) -> None:
     """Write `EsmForMaskedLM` for transformers: config, safetensors and tokenizer, no custom code.
 
@@ -249,12 +260,7 @@ def to_huggingface(bundle: Bundle, folder: str | Path) -> None:
     """
     folder, config = Path(folder), bundle.encoder.config
     head = bundle.modules.get("vocabulary")
-    problems = {
-        "positions is alibi": config.positions != "rotary",
-        "ffn is swiglu": config.ffn != "gelu",
-        "norm is rmsnorm": config.norm != "layernorm",
-        "there are no biases": not config.bias,
-        "embedding_width differs from width": config.embedding_width not in (None, config.width),
+    problems = obstacles(config) | {
         "the alphabet is not that of ESM-2": bundle.alphabet.tokens != PROTEIN.tokens,
         "the vocabulary head has no dense layer": isinstance(head, VocabularyHead) and not head.config.dense,
     }
@@ -266,7 +272,7 @@ def to_huggingface(bundle: Bundle, folder: str | Path) -> None:
     tensors, _ = distinct_state(bundle.modules)
     theirs = {name: tensors[ours] for name, ours in _HUGGINGFACE.items() if ours in tensors}
     for number in range(config.depth):
-        for name, ours in _HUGGINGFACE_LAYER.items():
+        for name, ours in HUGGINGFACE_LAYER.items():
             for kind in ("weight", "bias"):
                 block = f"encoder.blocks.{number}"
                 if ours in "qkv":
