@@ -24,7 +24,7 @@ from biometro.data.intake import Account, clean
 from biometro.data.sources import ReadOptions, Record, expand
 from biometro.files import sha256_of
 from biometro.inference import vectors
-from biometro.model import esm2
+from biometro.model import adapter_files, esm2
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import Encoder, EncoderConfig
 from biometro.model.heads import VocabularyHead, VocabularyHeadConfig
@@ -122,6 +122,31 @@ def use_model(path: Path) -> None:
     """Embed two sequences and write the card: what loads must also work."""
     biometro.embed(str(path), ["MKTA", "GG"])
     biometro.load(path).card()
+
+
+def an_adapter(folder: Path) -> None:
+    encoder = adapter_encoder()
+    generator = torch.Generator().manual_seed(0)
+    updates = {
+        name: adapter_files.Update(
+            torch.randn(2, layer.in_features, generator=generator),
+            torch.randn(layer.out_features, 2, generator=generator),
+            4.0,
+        )
+        for name, layer in adapter_files.linears(encoder).items()
+    }
+    adapter_files.write(encoder, folder, updates, "huggingface", "base", 0.1)
+
+
+def adapter_encoder() -> Encoder:
+    return Encoder(EncoderConfig(width=16, depth=1, head_size=8, ffn_width=16))
+
+
+def use_adapter(path: Path) -> None:
+    """What is read must fit the encoder's weights."""
+    encoder = adapter_encoder()
+    for name, update in adapter_files.read(encoder, path).updates.items():
+        encoder.get_parameter(f"{name}.weight").detach().add_(update.scale * update.b_OR @ update.a_RI)
 
 
 def a_corpus(folder: Path) -> None:
@@ -246,4 +271,5 @@ folder_reader("huggingface", build=a_huggingface_folder, files=["config.json", "
 folder_reader("protbert", build=a_protbert_folder, run=use_model,
               files=["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])  # fmt: skip
 folder_reader("shards", build=a_sharded_folder, files=["model.safetensors.index.json"], run=use_model)
+folder_reader("adapter", build=an_adapter, files=["adapter_config.json", "adapter_model.safetensors"], run=use_adapter)
 folder_reader("checkpoint", build=a_checkpoint, files=["state.json", SHARD], run=use_checkpoint, seal=reseal_checkpoint)

@@ -253,7 +253,7 @@ def _adapted(folder: Path, config: dict[str, Any], base: Bundle, own: Bundle) ->
     path = inside(folder, "adapter_model.safetensors")
     if config.get("adapter_sha256") != sha256_of(path):
         raise UserError(f"{path}: damaged (its digest is not that of config.json)")
-    name = f"a{len(adapters.names(base.encoder))}"
+    name = f"adapter{len(adapters.names_on(base.encoder))}"
     adapters.load(base.encoder, folder, name)
     own.modules = {"encoder": base.encoder, **own.modules}
     own.base, own.adapter = base_of(folder, config), name

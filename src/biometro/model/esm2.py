@@ -22,17 +22,12 @@ from biometro.errors import UserError
 from biometro.files import new_folder
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import Encoder, EncoderConfig
+from biometro.model.esm2_names import HUGGINGFACE_LAYER, obstacles
 from biometro.model.heads import ContactWeights, ContactWeightsConfig, VocabularyHead, VocabularyHeadConfig
 from biometro.model.positions import rotary_frequencies
 from biometro.model.weights import assign, distinct_state, read_folder, write_safetensors
 from biometro.untrusted import check_archive
 
-# (theirs, ours) within one layer; q, k and v are one matrix here.
-_HUGGINGFACE_LAYER = {
-    "attention.self.query": "q", "attention.self.key": "k", "attention.self.value": "v",
-    "attention.output.dense": "attention.out", "attention.LayerNorm": "attention_norm",
-    "intermediate.dense": "ffn.up", "output.dense": "ffn.down", "LayerNorm": "ffn_norm",
-}  # fmt: skip
 _FAIR_LAYER = {
     "self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v",
     "self_attn.out_proj": "attention.out", "self_attn_layer_norm": "attention_norm",
@@ -158,7 +153,7 @@ def from_huggingface(folder: Path, config: dict[str, Any]) -> Bundle:
         )
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{folder}/config.json: is incomplete or wrong ({type(error).__name__}: {error})") from error
-    ours = _rename(tensors, _HUGGINGFACE, _HUGGINGFACE_LAYER, "esm.encoder.layer.")
+    ours = _rename(tensors, _HUGGINGFACE, HUGGINGFACE_LAYER, "esm.encoder.layer.")
     return _bundle(ours, encoder, folder, {"source": f"Hugging Face folder {folder.name}"})
 
 
@@ -216,12 +211,7 @@ def to_huggingface(bundle: Bundle, folder: str | Path) -> None:
         raise UserError("cannot be exported as EsmForMaskedLM: its encoder is one of transformers already")
     folder, config = Path(folder), bundle.encoder.config
     head = bundle.modules.get("vocabulary")
-    problems = {
-        "positions is alibi": config.positions != "rotary",
-        "ffn is swiglu": config.ffn != "gelu",
-        "norm is rmsnorm": config.norm != "layernorm",
-        "there are no biases": not config.bias,
-        "embedding_width differs from width": config.embedding_width not in (None, config.width),
+    problems = obstacles(config) | {
         "the alphabet is not that of ESM-2": bundle.alphabet.tokens != PROTEIN.tokens,
         "the vocabulary head has no dense layer": isinstance(head, VocabularyHead) and not head.config.dense,
     }
@@ -233,7 +223,7 @@ def to_huggingface(bundle: Bundle, folder: str | Path) -> None:
     tensors, _ = distinct_state(bundle.modules)
     theirs = {name: tensors[ours] for name, ours in _HUGGINGFACE.items() if ours in tensors}
     for number in range(config.depth):
-        for name, ours in _HUGGINGFACE_LAYER.items():
+        for name, ours in HUGGINGFACE_LAYER.items():
             for kind in ("weight", "bias"):
                 block = f"encoder.blocks.{number}"
                 if ours in "qkv":

@@ -12,7 +12,8 @@ from biometro.errors import UserError
 # Far above any model of ours: they keep a damaged or hostile configuration from taking all memory.
 LARGEST = {
     "vocab_size": 1 << 17, "width": 1 << 15, "depth": 1000, "head_size": 1 << 10, "ffn_width": 1 << 18,
-    "embedding_width": 1 << 15, "table_width": 1 << 15, "outputs": 1 << 17, "features": 1 << 20, "hidden": 1 << 15,
+    "embedding_width": 1 << 15, "table_width": 1 << 15, "outputs": 1 << 17, "features": 1 << 20,
+    "hidden": 1 << 15, "rank": 1 << 12,
 }  # fmt: skip
 
 

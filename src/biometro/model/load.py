@@ -54,7 +54,8 @@ def _find_base(path: Path, named: BaseModel, base: str | Path | None) -> Path:
     found = fingerprint(place)
     if found != named.fingerprint:
         raise UserError(
-            f"{path}: an adapter for another base than {place} (fingerprint {named.fingerprint[:16]}, there {found[:16]})"
+            f"{path}: an adapter for another base than {place} (fingerprint {named.fingerprint[:16]}, there "
+            f"{found[:16]})"
         )
     return place
 
