@@ -22,6 +22,7 @@ from torch import nn
 from biometro.data.examples import Examples, Sampler
 from biometro.data.task import Task, Truth
 from biometro.errors import UserError
+from biometro.files import saying
 from biometro.inference.predict import answers, outputs
 from biometro.model import adapters
 from biometro.model.adapters import LoraConfig
@@ -207,6 +208,8 @@ def fit(
         metric, larger: the figure that decides, and whether larger is better.
         request: who asks for a stop.
     """
+    with saying(run):
+        run.mkdir(parents=True, exist_ok=True)
     plain = train_set.features is not None and not train_set.task.per_residue and train_set.sizes.max() == 1
     budget = config.batch_size if plain else config.batch_tokens
     sampler = Sampler(train_set.sizes, budget, seed, sampling_weights(train_set, config))
