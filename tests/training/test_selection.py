@@ -121,7 +121,7 @@ def test_validations_that_are_not_numbers_are_never_the_best(tmp_path: Path) -> 
 def test_a_run_that_was_stopped_chooses_what_it_would_have_chosen(tmp_path: Path, stop_after: int) -> None:
     whole, first, second = objective(), objective(), objective()
     expected = run(tmp_path / "whole", whole)
-    request = StopRequest()
+    request = StopRequest(None)
     seen = 0
 
     def check() -> str | None:
