@@ -1,12 +1,46 @@
-"""Which sequences are held out.
+"""Which sequences are held out, and how much of what is held out has relatives in training.
 
-A split is a function of sequence digests, so it does not depend on the order of files, and one sequence falls on
-the same side in every corpus. Splits by homology will be another function of the same shape.
+    digests ─▶ by_hash ─▶ held out or not                    (corpora; train and valid)
+    labels ─▶ random_split ─▶ sides                          (labelled sequences; train, valid and test)
+    sequences ─▶ relatives ─▶ family_split ─▶ leak? ─▶ sides (the same, with no relatives across sides)
+                                   ▲            │
+                                   └── joined ──┘
+
+A corpus is split by a function of sequence digests, which does not depend on the order of files, so that one sequence
+falls on the same side in every corpus. Labelled sequences are split by the labels and relatives they have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
+
+from biometro.data import mmseqs
+from biometro.errors import UserError
+
+SIDES = ("train", "valid", "test")
+_ROUNDS = 3  # times that `homology_split` assigns anew; after that, what leaks goes to train for good
+
+
+@dataclass(frozen=True)
+class Leak:
+    """How many held-out sequences have a relative in the reference set.
+
+    Fields:
+        share: `count` / `of`; 0 where nothing is held out.
+        count: held-out sequences with a neighbour of at least the identity and coverage asked about.
+        of: held-out sequences, N.
+        identity: (N,) float32, each one's nearest identity at that coverage; 0 where MMseqs2 has no hit.
+        examples: the first three that count: (place held out, place in the reference, identity).
+    """
+
+    share: float
+    count: int
+    of: int
+    identity: np.ndarray
+    examples: tuple[tuple[int, int, float], ...]
 
 
 def by_hash(digests: np.ndarray, valid: float) -> np.ndarray:
@@ -21,3 +55,208 @@ def by_hash(digests: np.ndarray, valid: float) -> np.ndarray:
 def given(name: str | None) -> bool | None:
     """What a table's split column says: True for `valid`, False for `train`; None where it is neither."""
     return {"train": False, "valid": True}.get(name or "")
+
+
+def random_split(
+    labels: np.ndarray | None, shares: tuple[float, float], seed: int, count: int | None = None
+) -> np.ndarray:
+    """Sides at random, with every class in proportion on each: (N,) int8, places in `SIDES`.
+
+    Sizes are exact to rounding, by largest remainders. A class of at least three sequences has at least one on every
+    side; one that is smaller may be missing anywhere. Identical sequences may part: `leak` tells how many do.
+
+    Args:
+        labels: (N,) integers, the class of each sequence; None for no classes, and then `count` says N.
+        shares: of valid and of test; train has the rest, which may not be nothing.
+
+    Raises UserError where shares are no shares.
+    """
+    _check_shares(shares)
+    if labels is None:
+        if count is None:
+            raise TypeError("without labels, count says how many sequences there are")
+        labels = np.zeros(count, np.int64)
+    random = np.random.default_rng(seed)
+    _, label, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    held = _class_sizes(sizes, shares, random)
+    sides = np.zeros(len(label), np.int8)
+    order = random.permutation(len(label))
+    for k in range(len(sizes)):
+        members = order[label[order] == k]
+        sides[members[: held[k, 0]]] = 1
+        sides[members[held[k, 0] : held[k].sum()]] = 2
+    return sides
+
+
+def family_split(families: np.ndarray, labels: np.ndarray | None, shares: tuple[float, float], seed: int) -> np.ndarray:
+    """Whole families to sides: (N,) int8, places in `SIDES`.
+
+    A family larger than a side is meant to be is not put there, so the largest are trained on. The others go, large
+    ones first, where they bring sizes and class proportions nearest to what is wanted (the chi-square distance of
+    counts to wanted counts grows least). Sides of few or large families can miss their size and lack a class.
+
+    Args:
+        families: (N,) integers, the family of each sequence.
+        labels: (N,) integers, the class of each sequence, or None.
+        shares: of valid and of test; train has the rest, which may not be nothing.
+
+    Raises UserError where shares are no shares, or a side that should have sequences gets none.
+    """
+    _check_shares(shares)
+    count = len(families)
+    _, family, sizes = np.unique(families, return_inverse=True, return_counts=True)
+    _, label = np.unique(np.zeros(count, np.int64) if labels is None else labels, return_inverse=True)
+    random = np.random.default_rng(seed)
+    share = np.array([1 - sum(shares), *shares])
+    wanted = np.outer(share, np.append(np.bincount(label), count))  # (3, classes + 1); the last column is the size
+    fits = (sizes[:, None] <= np.maximum(wanted[:, -1].round(), 1)) & (share > 0)
+    fits[:, 0] = True
+    weight = np.append(np.ones(wanted.shape[1] - 1), wanted.shape[1] - 1.0)  # the size counts as all classes do
+    price = weight / np.where(wanted > 0, wanted, 1)
+    # Families of one power of two stand in random order, so that the seed decides about large ones too.
+    order = np.lexsort((random.permutation(len(sizes)), -np.floor(np.log2(sizes))))
+    members = np.split(np.argsort(family, kind="stable"), np.cumsum(sizes)[:-1])
+    held = np.zeros_like(wanted)
+    side_of = np.zeros(len(sizes), np.int8)
+    for number in order:
+        classes, counts = np.unique(label[members[number]], return_counts=True)
+        classes, counts = np.append(classes, wanted.shape[1] - 1), np.append(counts, sizes[number])
+        growth = counts * (counts + 2 * (held[:, classes] - wanted[:, classes])) * price[:, classes]
+        side = int(np.where(fits[number], growth.sum(1), np.inf).argmin())
+        side_of[number] = side
+        held[side, classes] += counts
+    sides = side_of[family] if count else np.zeros(0, np.int8)
+    for side in (1, 2):
+        if share[side] > 0 and not held[side, -1]:
+            raise UserError(
+                f"no family can be held out for {SIDES[side]}: {count} sequences are {len(sizes)} families, "
+                f"the largest of {sizes.max(initial=0)}; ask for more identity between relatives, or a larger share"
+            )
+    return sides
+
+
+def homology_split(
+    sequences: Sequence[bytes],
+    labels: np.ndarray | None,
+    *,
+    identity: float,
+    coverage: float,
+    shares: tuple[float, float],
+    seed: int,
+    threads: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sides between which no two sequences are relatives, and the families that this takes.
+
+    Families are `mmseqs.relatives`. What MMseqs2 finds depends a little on what it searches, so the sides are then
+    searched against one another; families between which a hit of that identity and coverage turns up are joined, and
+    all assigned again. After three rounds, joined families go to train instead, until no search finds anything.
+
+    Returns: sides, (N,) int8, places in `SIDES`; families, (N,) int64, each whole on one side.
+
+    Raises UserError as `mmseqs.relatives` and `family_split` do, and where nothing remains held out.
+    """
+    _check_shares(shares)
+    families = mmseqs.relatives(sequences, identity, coverage, threads=threads)
+    sides = family_split(families, labels, shares, seed)
+    tried = 0
+    while (links := _across(sequences, sides, identity, coverage, threads)).shape[1]:
+        tried += 1
+        joined = mmseqs.components(int(families.max()) + 1, families[links])
+        families = mmseqs.by_first_appearance(joined[families])
+        if tried <= _ROUNDS:
+            sides = family_split(families, labels, shares, seed)
+        else:
+            sides[np.isin(families, families[links[0]])] = 0
+        for side in (1, 2):
+            if shares[side - 1] > 0 and not (sides == side).any():
+                raise UserError(
+                    f"no family remains for {SIDES[side]} that has no relatives elsewhere; "
+                    "ask for more identity between relatives, or a larger share"
+                )
+    return sides, families
+
+
+def leak(
+    held_out: Sequence[bytes],
+    reference: Sequence[bytes],
+    identity: float,
+    coverage: float,
+    *,
+    threads: int | None = None,
+) -> Leak:
+    """How many held-out sequences have a neighbour in the reference set, of any kind of split.
+
+    A neighbour aligns with at least this identity over at least this share of the shorter sequence (`mmseqs.Hits`).
+    All candidates of MMseqs2's prefilter are aligned. Identical sequences are neighbours of identity 1, always.
+
+    Raises UserError as `mmseqs.search` does.
+    """
+    nearest = np.zeros(len(held_out), np.float32)
+    where = np.zeros(len(held_out), np.int64)
+    if len(held_out) and len(reference):
+        queries, number_q = mmseqs.distinct(held_out, "held-out sequence")
+        targets, number_t = mmseqs.distinct(reference, "reference sequence")
+        hits = mmseqs.search(queries, targets, coverage=coverage, most=len(targets), threads=threads)
+        order = np.argsort(hits.identity, kind="stable")  # the last to be written is the nearest
+        best, place = np.zeros(len(queries), np.float32), np.zeros(len(queries), np.int64)
+        best[hits.query[order]], place[hits.query[order]] = hits.identity[order], hits.target[order]
+        first = np.unique(number_t, return_index=True)[1]
+        nearest, where = best[number_q], first[place[number_q]]
+    found = np.flatnonzero((nearest >= np.float32(identity)) & (nearest > 0))
+    examples = tuple((int(i), int(where[i]), float(nearest[i])) for i in found[:3])
+    return Leak(len(found) / max(len(held_out), 1), len(found), len(held_out), nearest, examples)
+
+
+def _across(
+    sequences: Sequence[bytes], sides: np.ndarray, identity: float, coverage: float, threads: int | None
+) -> np.ndarray:
+    """(2, M) pairs of relatives on different sides, as searches of valid and test in train, and test in valid find."""
+    pairs = []
+    for held, reference in ((sides > 0, sides == 0), (sides == 2, sides == 1)):
+        at, among = np.flatnonzero(held), np.flatnonzero(reference)
+        hits = mmseqs.search(
+            [sequences[i] for i in at.tolist()],
+            [sequences[i] for i in among.tolist()],
+            identity=identity,
+            coverage=coverage,
+            most=max(len(among), 1),
+            threads=threads,
+        )
+        pairs.append(np.stack([at[hits.query], among[hits.target]]))
+    return np.concatenate(pairs, axis=1)
+
+
+def _class_sizes(sizes: np.ndarray, shares: tuple[float, float], random: np.random.Generator) -> np.ndarray:
+    """(classes,) sizes -> (classes, 2), how many of each are valid and test; sums by largest remainder where possible.
+
+    Classes of three or more give at least one to each side that has a share, and keep one in train.
+    """
+    share = np.array(shares)
+    ideal = sizes[:, None] * share
+    least = (sizes[:, None] >= 3) & (share > 0)
+    held = np.maximum(np.floor(ideal + 1e-9).astype(np.int64), least)
+    whole = sizes.sum() * share
+    total = np.floor(whole + 1e-9).astype(np.int64)
+    total[np.argsort(total - whole, kind="stable")[: round(float((whole - total).sum()))]] += 1
+    # Equal remainders are common (many small classes), and the seed decides among them.
+    jitter = random.uniform(0, 1e-6, ideal.shape)
+    for side in (0, 1):
+        while (missing := total[side] - held[:, side].sum()) != 0:
+            surplus = held[:, side] - ideal[:, side] + jitter[:, side]
+            if missing > 0:
+                room = sizes - held.sum(1) - (sizes >= 3)
+                open_to = room > 0
+                surplus = -surplus - 10.0 * (room < 2) * (sizes < 3)  # a class with nothing in train comes last
+            else:
+                open_to = held[:, side] > least[:, side]
+            if not open_to.any():
+                break  # the least of every class is more than the share, and comes first
+            held[np.where(open_to, surplus, -np.inf).argmax(), side] += np.sign(missing)
+    return held
+
+
+def _check_shares(shares: tuple[float, float]) -> None:
+    if min(shares) < 0 or sum(shares) >= 1:
+        raise UserError(
+            f"shares of valid and test: {shares[0]} and {shares[1]} leave nothing for train; give less than 1"
+        )
