@@ -17,14 +17,19 @@ from jsonargparse import ArgumentParser, auto_parser, get_loader, set_loader, se
 from biometro.errors import EchoedError, UserError
 from biometro.jobs.embed import embed
 from biometro.jobs.export import export
+from biometro.jobs.finetune import Finetuned, finetune
 from biometro.jobs.plan import plan
+from biometro.jobs.predict import predict
 from biometro.jobs.prepare import prepare
 from biometro.jobs.pretrain import pretrain
 from biometro.training.signals import remember, remembering
 from biometro.training.trainer import EXIT_STOPPED, Outcome
 from biometro.untrusted import check_yaml
 
-JOBS: dict[str, Any] = {"prepare": prepare, "plan": plan, "pretrain": pretrain, "embed": embed, "export": export}
+JOBS: dict[str, Any] = {
+    "prepare": prepare, "plan": plan, "pretrain": pretrain, "finetune": finetune, "predict": predict, "embed": embed,
+    "export": export,
+}  # fmt: skip
 
 # A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure.
 set_parsing_settings(import_path_denylist=["*"])
@@ -74,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
-    stopped = isinstance(result, Outcome) and result.stopped is not None
+    stopped = isinstance(result, Outcome | Finetuned) and result.stopped is not None
     return EXIT_STOPPED if stopped and not remembering() else 0
 
 

@@ -171,7 +171,7 @@ def test_layers_that_never_learned_are_left_out_and_others_refused(base: Path, t
 
 @pytest.mark.parametrize("on", ["attention", "feed_forward", "all"])
 def test_an_adapter_of_ours_gives_the_same_vectors_in_plain_peft(base: Path, tmp_path: Path, on: Any) -> None:
-    encoder = new_ours(base, LoraConfig(rank=3, alpha=7, on=on))
+    encoder = new_ours(base, LoraConfig(rank=3, alpha=7, layers=on))
     adapters.save(encoder, tmp_path, base=str(base), names="huggingface")
     with torch.no_grad():
         expected = our_hidden(encoder)
@@ -189,7 +189,7 @@ def test_an_adapter_of_ours_gives_the_same_vectors_in_plain_peft(base: Path, tmp
 
 @pytest.mark.parametrize("on", ["attention", "feed_forward", "all"])
 def test_under_our_names_plain_peft_loads_it_onto_our_encoder(base: Path, tmp_path: Path, on: Any) -> None:
-    encoder = new_ours(base, LoraConfig(on=on))
+    encoder = new_ours(base, LoraConfig(layers=on))
     adapters.save(encoder, tmp_path, base="family/model", names="ours")
     by_peft = peft.PeftModel.from_pretrained(ours(base), tmp_path).eval()
     again = ours(base)
@@ -340,7 +340,7 @@ def test_flops_count_the_products_of_adapters(base: Path, on: Any) -> None:
         return sum(n for op, n in counter.get_flop_counts()["Global"].items() if "mm" in str(op))
 
     before, counted = products(), encoder.flops(packed)
-    adapters.add(encoder, LoraConfig(rank=5, on=on))
+    adapters.add(encoder, LoraConfig(rank=5, layers=on))
     assert before > 0
     assert encoder.flops(packed) - counted == products() - before > 0
 
@@ -368,7 +368,7 @@ def test_another_librarys_encoder_gets_adapters_by_the_names_of_its_layers(
 ) -> None:
     wrapper = Wrapper(t5())
     tokens = torch.arange(2, 20)[None]
-    adapters.add(wrapper, LoraConfig(rank=2, on=on))
+    adapters.add(wrapper, LoraConfig(rank=2, layers=on))
     found = {name.rpartition(".")[2] for name in adapters.adapted(wrapper)}
     assert found == set(layers) and len(adapters.adapted(wrapper)) == 2 * len(layers)
     with torch.no_grad():
@@ -395,7 +395,7 @@ def test_in_transformers_esm_the_poolers_and_contacts_stay_as_they_are() -> None
     adapters.add(wrapper, LoraConfig())
     assert len(adapters.adapted(wrapper)) == 3 * 6
     adapters.remove(wrapper)
-    adapters.add(wrapper, LoraConfig(on="attention"))
+    adapters.add(wrapper, LoraConfig(layers="attention"))
     assert len(adapters.adapted(wrapper)) == 3 * 4
 
 
@@ -403,7 +403,7 @@ def test_a_head_gets_adapters_on_all_its_layers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     head = TokenHead(TokenHeadConfig(16, 3, dense=True))
     same = copy.deepcopy(head)
-    adapters.add(head, LoraConfig(on="head"))
+    adapters.add(head, LoraConfig(layers="head"))
     assert set(adapters.adapted(head)) == {"dense", "out"}
     h_TD = torch.randn(9, 16)
     train(head, lambda module: module(h_TD))
@@ -415,7 +415,7 @@ def test_a_head_gets_adapters_on_all_its_layers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no linear layers"):
         adapters.add(nn.Linear(3, 3), LoraConfig())
     with pytest.raises(ValueError, match="no linear layers"):
-        adapters.add(Encoder(EncoderConfig(width=32, depth=1, head_size=16)), LoraConfig(on="head"))
+        adapters.add(Encoder(EncoderConfig(width=32, depth=1, head_size=16)), LoraConfig(layers="head"))
 
 
 @pytest.mark.parametrize(

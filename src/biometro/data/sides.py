@@ -105,7 +105,7 @@ def divide(labelled: Labelled, by: By, config: SplitConfig, seed: int, aligned: 
             seed=seed,
         )  # fmt: skip
     elif by == "random":
-        side = splits.random_split(labelled.classes, shares, seed)
+        side = splits.random_split(labelled.classes, shares, seed, len(labelled))
     else:
         side = _from_column(labelled, config, seed)
     parts = [np.flatnonzero(side == number) for number in range(3)]
@@ -134,7 +134,7 @@ def _from_column(labelled: Labelled, config: SplitConfig, seed: int) -> np.ndarr
     if not (side == 1).any():
         inside = np.flatnonzero(side == 0)
         classes = None if labelled.classes is None else labelled.classes[inside]
-        drawn = splits.random_split(classes, (config.valid, 0.0), seed)
+        drawn = splits.random_split(classes, (config.valid, 0.0), seed, len(inside))
         side[inside[drawn == 1]] = 1
     return side
 

@@ -122,7 +122,7 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def table(results: Mapping[str, Any]) -> str:
+def table(results: Mapping[str, Any], intervals: bool = True) -> str:
     """The table of all methods on all splits, in Markdown: mean ± deviation over seeds, or a figure's 95 % interval."""
     names = [name for name in MAIN[results["task"]["kind"]] if _anywhere(results, name)]
     lines = []
@@ -137,7 +137,7 @@ def table(results: Mapping[str, Any]) -> str:
             f"|---|{'---|' * len(names)}",
         ]
         for method, entry in split["methods"].items():
-            cells = [_cell(entry, name) for name in names]
+            cells = [_cell(entry, name, intervals) for name in names]
             lines.append(f"| {method} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
@@ -148,11 +148,11 @@ def _anywhere(results: Mapping[str, Any], name: str) -> bool:
     return any((m["summary"].get(name) or {}).get("mean") is not None for m in methods)
 
 
-def _cell(entry: Mapping[str, Any], name: str) -> str:
+def _cell(entry: Mapping[str, Any], name: str, intervals: bool) -> str:
     found = entry["summary"].get(name) or {}
     if found.get("mean") is None:
         return ""
     if found.get("sd") is not None:
         return f"{found['mean']:.3f} ± {found['sd']:.3f}"
-    low, high = entry["runs"][0]["intervals"].get(name) or (None, None)
+    low, high = (entry["runs"][0]["intervals"].get(name) if intervals else None) or (None, None)
     return f"{found['mean']:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")

@@ -159,7 +159,7 @@ def finetune(
                         if stopped is not None:
                             return Finetuned(said, stopped)
                 world.first(partial(_write, folder, said, report))
-            console.print(Markdown(results.table(said)))
+            console.print(Markdown(results.table(said, intervals=False)))
             console.print(f"model: {folder / 'model'}, results: {folder / 'results.json'}", highlight=False)
     return Finetuned(said)
 

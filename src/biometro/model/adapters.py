@@ -39,13 +39,13 @@ class LoraConfig:
     rank: inner size of an update; of our fused query, key and value layer it is one update.
     alpha: the update is scaled by alpha / rank.
     dropout: probability, on what goes into the update, in training.
-    on: the layers that get one: of the attention, of the feed-forward, both, or those of the head alone.
+    layers: the layers that get one: of the attention, of the feed-forward, both, or those of the head alone.
     """
 
     rank: int = 8
     alpha: float = 32.0
     dropout: float = 0.1
-    on: Literal["attention", "feed_forward", "all", "head"] = "all"
+    layers: Literal["attention", "feed_forward", "all", "head"] = "all"
 
     def __post_init__(self) -> None:
         check_sizes("lora", self)
@@ -60,12 +60,12 @@ def add(module: nn.Module, config: LoraConfig, name: str = "default") -> None:
     """Freeze a module and put a new adapter on it, which alone acts and learns until `activate` says otherwise.
 
     On our encoder, and on one of another library (linear layers in its stack of layers; those whose names have
-    "attention" or "attn" in them are the attention's), the layers are those of `config.on`. A head gets it on all its
+    "attention" or "attn" in them are the attention's), the layers are those of `config.layers`. A head gets it on all its
     linear layers. A is drawn from torch's global generator.
 
     Raises UserError for a name that is taken or cannot be one; ValueError for a module without such layers.
     """
-    layers = _chosen(module, config.on)
+    layers = _chosen(module, config.layers)
     _check_new_name(module, name)
     _inject(module, name, layers, {"r": config.rank, "lora_alpha": config.alpha}, config.dropout, empty=False)
     activate(module, [name], train=[name])
