@@ -60,8 +60,8 @@ def add(module: nn.Module, config: LoraConfig, name: str = "default") -> None:
     """Freeze a module and put a new adapter on it, which alone acts and learns until `activate` says otherwise.
 
     On our encoder, and on one of another library (linear layers in its stack of layers; those whose names have
-    "attention" or "attn" in them are the attention's), the layers are those of `config.layers`. A head gets it on all its
-    linear layers. A is drawn from torch's global generator.
+    "attention" or "attn" in them are the attention's), the layers are those of `config.layers`. A head gets it on all
+    its linear layers. A is drawn from torch's global generator.
 
     Raises UserError for a name that is taken or cannot be one; ValueError for a module without such layers.
     """
