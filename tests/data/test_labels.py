@@ -203,3 +203,17 @@ def test_nothing_is_lost_or_made_up(tmp_path_factory: pytest.TempPathFactory, re
     said = {s: {n for t, n in records if t == s} for s, _ in records}
     for letters, number in zip(found.letters, np.asarray(found.truth), strict=True):
         assert {f"c{n}" for n in said[letters.decode()]} == {found.task.names[number]}
+
+
+def test_rows_of_one_assay_and_no_more_than_asked_for(tmp_path: Path) -> None:
+    data = table(
+        tmp_path / "x.parquet",
+        {"sequence": LETTERS, "label": [1.0, 2.0, 3.0, 4.0], "assay": ["a", "b", "a", "a"], "side": ["p"] * 4},
+    )
+    found = read_labelled(data, LabelConfig(task="regression", where={"assay": "a", "side": "p"}))
+    assert np.asarray(found.truth)[:, 0].tolist() == [1.0, 3.0, 4.0]
+    some = read_labelled(data, LabelConfig(task="regression", where={"assay": "a"}, at_most=2))
+    assert len(some) == 2 and some.account.dropped == {"above at_most": 1}
+    fasta = write(tmp_path / "x.fasta", ">a|1\nMKT\n")
+    with pytest.raises(UserError, match=r"labels.where chooses rows of a table"):
+        read_labelled(fasta, LabelConfig(task="regression", field=1, where={"assay": "a"}))

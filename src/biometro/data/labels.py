@@ -13,11 +13,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from biometro.alphabet import ResiduePolicy
-from biometro.data.intake import Account, clean
+from biometro.data.intake import Account, clean_records
 from biometro.data.sources import ReadOptions, Record, Source, expand, read
 from biometro.data.task import LabelConfig, SequenceKind, Task, Truth
 from biometro.data.truth import LABEL, BadLabelError, Cells, find_task, parse
@@ -107,6 +108,14 @@ def read_labelled(
     before = _count(keep, task)
     if task.kind == "classification" and not fixed:
         keep, task = _group(keep, config, task, account)
+    if config.at_most is not None and len(keep) > config.at_most:
+        chosen = {
+            id(item) for item in sorted(keep, key=lambda item: hashlib.sha256(item[1]).digest())[: config.at_most]
+        }
+        for item in keep:
+            if id(item) not in chosen:
+                account.drop("above at_most", item[0])
+        keep = [item for item in keep if id(item) in chosen]
     values = [value for _, _, value in keep]
     truth: Truth = values if task.per_residue else np.stack(values)
     return Labelled(
@@ -130,7 +139,7 @@ def _records(
 ) -> Iterator[tuple[Record, bytes, Cells | None]]:  # fmt: skip
     """Records, their letters, and the cells of their label (and mask); None where there is no label."""
     table = None if config.file is None else _label_file(config)
-    wanted = tuple(config.columns) + (() if config.mask is None else (config.mask,))
+    where = config.where or {}
     for number, source in enumerate(sources):
         account.source = number
         from_header = source.format not in _TABLES
@@ -139,14 +148,17 @@ def _records(
                 f"{source.name}: where are the labels? Say the header's labels.field, labels.key or labels.pattern, or "
                 "a table of them with labels.file"
             )
-        fields = () if from_header or table is not None else wanted
+        if from_header and where:
+            raise UserError(f"{source.name}: labels.where chooses rows of a table, and this is none")
+        fields = () if from_header else (*(() if table is not None else config.cells), *where)
         own = ReadOptions(
             options.format, options.column, options.id_column, None if from_header else options.split_column, fields
         )
+        rows = (r for r in read(source, own) if all(map(_says, r.fields[len(r.fields) - len(where) :], where.values())))
         if kind == "text":
-            pairs: Iterator[tuple[Record, bytes]] = ((r, r.raw.strip()) for r in read(source, own))
+            pairs: Iterator[tuple[Record, bytes]] = ((record, record.raw.strip()) for record in rows)
         else:
-            pairs = clean([source], own, residues, account)
+            pairs = clean_records(rows, residues, account, 1, None)
         for record, letters in pairs:
             if table is not None:
                 yield record, letters, table.get(record.id)
@@ -154,15 +166,18 @@ def _records(
                 yield record, letters, _from_header(record, config) if from_header else record.fields
 
 
+def _says(cell: Any, wanted: str) -> bool:
+    return cell is not None and str(cell).strip() == wanted
+
+
 def _label_file(config: LabelConfig) -> dict[str, Cells]:
     """The labels of a table by identifier."""
     assert config.file is not None
-    columns = tuple(config.columns) + (() if config.mask is None else (config.mask,))
     table: dict[str, Cells] = {}
     for source in expand(config.file):
         if source.format not in _TABLES:
             raise UserError(f"{config.file}: labels.file must be a CSV, TSV or Parquet table")
-        for record in read(source, ReadOptions(column=config.file_id, fields=columns)):
+        for record in read(source, ReadOptions(column=config.file_id, fields=config.cells)):
             name = record.raw.decode("ascii").strip()
             if table.setdefault(name, record.fields) != record.fields:
                 raise UserError(f"{record.where}: a second label for {name!r}, and another one")

@@ -242,7 +242,7 @@ def read_piece(piece: Piece, source: Source, options: ReadOptions = ReadOptions(
         for number, (id_, letters) in enumerate(EXAMPLES[source.name](), 1):
             digest.update(letters.encode())
             total += len(letters)
-            yield Record(id_, letters.encode(), source.name, number)
+            yield Record(id_, letters.encode(), source.name, number, None, id_)
         source.bytes, source.sha256 = total, digest.hexdigest()
     elif source.format in ("csv", "tsv"):
         with _opened(source) as (_, counted):

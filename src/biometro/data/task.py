@@ -35,6 +35,8 @@ class LabelConfig:
         several: between the names of a sequence's labels in one cell (multilabel).
         unknown: what stands for a label that is not known; for residues each letter or number among these.
         mask: column with a 1 for every residue whose label counts, 0 for others.
+        where: of tables, take only rows in which these columns say this (an assay of many, say).
+        at_most: take at most so many sequences, chosen by digest.
         bad: a record without a usable label (no such field, unknown, no number, another length than its sequence):
             fail, or drop it, counted.
         conflicts: identical sequences with different labels: drop them all, first (keep the first), merge (mean of
@@ -54,6 +56,8 @@ class LabelConfig:
     several: str = ";"
     unknown: list[str] = dataclasses.field(default_factory=lambda: ["", "NA", "nan", "NaN", "None", "?"])
     mask: str | None = None
+    where: dict[str, str] | None = None
+    at_most: int | None = None
     bad: Literal["fail", "drop"] = "fail"
     conflicts: Literal["drop", "first", "merge", "fail"] = "drop"
     max_per_class: int | None = None
@@ -75,6 +79,8 @@ class LabelConfig:
                 raise UserError(f"labels.pattern {self.pattern!r} is no regular expression ({error})") from error
             if groups < 1:
                 raise UserError(f"labels.pattern {self.pattern!r} has no group; put the label in parentheses")
+        if self.at_most is not None and self.at_most < 1:
+            raise UserError(f"labels.at_most is {self.at_most}; it must be at least 1")
         if self.min_per_class < 1 or (self.max_per_class is not None and self.max_per_class < self.min_per_class):
             raise UserError("labels.min_per_class must be at least 1 and labels.max_per_class not below it")
         if self.max_per_class is not None and self.task != "classification":
@@ -83,6 +89,11 @@ class LabelConfig:
     @property
     def columns(self) -> list[str]:
         return [self.column] if isinstance(self.column, str) else list(self.column)
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The columns that are read: those of the label, then the mask."""
+        return (*self.columns, *(() if self.mask is None else (self.mask,)))
 
 
 @dataclass(frozen=True)
