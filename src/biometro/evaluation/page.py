@@ -28,15 +28,15 @@ def warning_box(text: str) -> str:
     return f'<p class="warning">{escape(text)}</p>' if text else ""
 
 
-def card(title: str, picture: str, note: str, legend: str = "", heading: str = "h2", wide: bool = False) -> str:
+def card(title: str, picture: str, note: str, legend: str = "", heading: str = "h2", look: str = "") -> str:
     """One panel of a section: title, legend (HTML), picture (an <svg>, or other HTML) and how to read it.
 
-    A wide one takes the whole row.
+    `look` is a CSS class: what the page's own style makes of it.
     """
     name = escape(title)
     if picture.startswith("<svg "):
         picture = picture.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
-    start = '<figure class="wide">' if wide else "<figure>"
+    start = f'<figure class="{look}">' if look else "<figure>"
     return (
         f"{start}<{heading}>{name}</{heading}><div>{legend}</div>{picture}"
         f"<figcaption>{escape(note)}</figcaption></figure>"
