@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from biometro.evaluation import plots
+from biometro.evaluation.page import card, fact_list, frame, number, swatch, warning_box
 from biometro.evaluation.plots import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, Curve, Points
 from biometro.files import write_file
 
@@ -116,17 +117,14 @@ def write_report(
     `embeddings` (N, width) are held-out sequences; an entry of `colours` is N numbers or category labels.
     """
     train, valid = _columns(metrics, "train"), _columns(metrics, "valid")
-    items = (f"<div><dt>{escape(name)}<dd>{escape(value)}</div>" for name, value in facts.items())
-    page = PAGE.format(
-        title=escape(title),
-        style=STYLE,
-        facts=f"<dl>{''.join(items)}</dl>" if facts else "",
+    body = BODY.format(
+        facts=fact_list(facts),
         reading=READING if train or valid else "This run has logged no metrics yet.",
         warning=_warning(train, valid),
         curves="\n".join(_curve_cards(train, valid, unigram_entropy)),
         maps="\n".join(_map_cards(embeddings, colours or {})),
     )
-    write_file(out, page)
+    write_file(out, frame(title, body))
 
 
 def _columns(metrics: Sequence[Mapping[str, Any]], split: str) -> Columns:
@@ -173,7 +171,7 @@ def _curve_cards(train: Columns, valid: Columns, unigram_entropy: float | None) 
     unknown = [key for key in dict.fromkeys([*train, *valid]) if key not in SERIES and key not in AXES]
     more = [Panel(key, (key,), "loss (nats)", note) for key in unknown if key.endswith("_loss")]
     others = [Panel(f"Other: {key}", (key,), "value", note) for key in unknown if not key.endswith("_loss")]
-    return (card for panel in (losses, *more, *rest, *others) if (card := _curve_card(panel, train, valid)))
+    return (drawn for panel in (losses, *more, *rest, *others) if (drawn := _curve_card(panel, train, valid)))
 
 
 def _same(columns: Columns, key: str, other: str) -> bool:
@@ -214,7 +212,7 @@ def _curve_card(panel: Panel, train: Columns, valid: Columns) -> str:
         top_ticks = clock(steps_N).tolist(), ["step 0", *map(plots.SI, steps_N[1:])]
     looks: dict[str, Any] = {"ylabel": panel.ylabel, "log": panel.log, "from_zero": panel.from_zero}
     svg = plots.draw_curves(curves, xlabel=xlabel, top_ticks=top_ticks, **looks)
-    return _card(panel.title, svg, panel.note, _table(curves))
+    return card(panel.title, svg, panel.note, _table(curves))
 
 
 def _clock(train: Columns, against: str, size: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -238,7 +236,7 @@ def _warning(train: Columns, valid: Columns) -> str:
                 rows = f"{bad_N.sum():,} of {len(bad_N):,} rows"
                 found.append(f"{key}, {split}: {rows}, first at step {first:,}")
     text = f"Values that are not finite are left out of the pictures. {'; '.join(found)}."
-    return f'<p class="warning">{escape(text)}</p>' if found else ""
+    return warning_box(text if found else "")
 
 
 def _map_cards(embeddings: np.ndarray | None, colours: Colours) -> Iterator[str]:
@@ -261,18 +259,12 @@ def _map_cards(embeddings: np.ndarray | None, colours: Colours) -> Iterator[str]
             extra = f" {len(looks):,} categories are too many for a legend, and colours repeat."
         elif name and looks:
             items = (
-                f"<li>{_swatch(colour, marker)}{escape(label or 'unnamed')} <small>{count:,}</small>"
+                f"<li>{swatch(colour, marker)}{escape(label or 'unnamed')} <small>{count:,}</small>"
                 for label, colour, marker, count in looks
             )
             legend = f"<ul>{''.join(items)}</ul>"
         title = f"Held-out embeddings by {name}" if name else "Held-out embeddings"
-        yield _card(title, svg, note + MAP_NOTES[method] + extra, legend)
-
-
-def _card(title: str, svg: str, note: str, legend: str) -> str:
-    name = escape(title)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
-    return f"<figure><h2>{name}</h2><div>{legend}</div>{svg}<figcaption>{escape(note)}</figcaption></figure>"
+        yield card(title, svg, note + MAP_NOTES[method] + extra, legend)
 
 
 def _table(curves: Sequence[Curve]) -> str:
@@ -280,31 +272,13 @@ def _table(curves: Sequence[Curve]) -> str:
     rows = ["<tr><th>last values<td>train<td>" + "held out" * any(len(curve.valid[0]) for curve in curves)]
     for curve in curves:
         y_N, valid_y_M = curve.train[1], curve.valid[1]
-        train = _number(float(curve.trend()[1][1, -1])) if len(y_N) else ""
-        valid = _number(float(valid_y_M[-1])) if len(valid_y_M) else ""
-        swatch = _swatch(curve.colour, "--" if curve.dashed else "-" if train else "o")
+        train = number(float(curve.trend()[1][1, -1])) if len(y_N) else ""
+        valid = number(float(valid_y_M[-1])) if len(valid_y_M) else ""
+        sample = swatch(curve.colour, "--" if curve.dashed else "-" if train else "o")
         # A constant belongs to neither column.
         cells = f"<td colspan=2>{train}" if curve.dashed and curve.exact else f"<td>{train}<td>{valid}"
-        rows.append(f"<tr><th>{swatch}{escape(curve.label)}{cells}")
+        rows.append(f"<tr><th>{sample}{escape(curve.label)}{cells}")
     return f"<table>{''.join(rows)}</table>"
-
-
-def _number(value: float) -> str:
-    if abs(value) >= 1e4:
-        return plots.SI(float(f"{value:.4g}"))
-    return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2e}"
-
-
-def _swatch(colour: str, shape: str) -> str:
-    line = 'd="M0 6H20" fill="none" stroke="currentColor" stroke-width="2.4"'
-    body = {
-        "-": f"<path {line}/>",
-        "--": f'<path {line} stroke-dasharray="5 2.5"/>',
-        "o": '<circle cx="10" cy="6" r="4.5" fill="currentColor"/>',
-        "^": '<path d="M10 1L15.5 11H4.5Z" fill="currentColor"/>',
-    }[shape]
-    style = "" if colour == INK else f' style="color:{colour}"'
-    return f'<svg class="swatch" viewBox="0 0 20 12"{style}>{body}</svg>'
 
 
 READING = (
@@ -316,57 +290,7 @@ MAP_NOTES = {
     "t-SNE": "Neighbours here are neighbours in the model; distances between groups, and sizes, say little.",
     "PCA": "The two directions of largest variance; distances in the model are never smaller than here.",
 }
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2228; --soft: #5c6570; --line: #d9dde2; --paper: #fff;
-        --warn: #fff1d6; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7eb; --soft: #9aa3ae; --line: #363c44; --paper: #15181c; --warn: #4a3510; }
-}
-@media print {
-  :root { color-scheme: light; --ink: #000; --soft: #444; --line: #ccc; --paper: #fff; --warn: #fff;
-          font-size: 12px; }
-  body { padding: 0 !important; }
-  section { grid-template-columns: 1fr 1fr !important; }
-}
-* { box-sizing: border-box; }
-body { font: .94rem/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 80rem; margin: 0 auto; padding: 1.5rem clamp(.8rem, 3vw, 2.5rem); }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 1rem; overflow-wrap: anywhere; }
-h2 { font-size: 1rem; margin: 0 0 .3rem; overflow-wrap: anywhere; }
-p { max-width: 60rem; color: var(--soft); }
-p.warning { color: var(--ink); background: var(--warn); border: 1px solid; padding: .5rem .8rem; }
-dl { columns: 24rem; column-gap: 2.5rem; margin: 0; }
-dl div { display: flex; gap: 1rem; justify-content: space-between; padding: .2rem 0;
-         border-bottom: 1px solid var(--line); break-inside: avoid; }
-dt { color: var(--soft); }
-dd { margin: 0; text-align: right; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-section { display: grid; column-gap: 2.5rem;
-          grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
-/* Title, legend, picture and sentence of neighbours stand on common lines. */
-figure { display: grid; grid-row: span 4; grid-template-rows: subgrid; margin: 0 0 2.2rem; min-width: 0;
-         break-inside: avoid; }
-figure > svg { width: 100%; height: auto; }
-figure > svg text { font-family: system-ui, sans-serif !important; }
-figcaption, table, ul { font-size: .87rem; }
-figcaption { color: var(--soft); margin-top: .3rem; }
-table { border-collapse: collapse; width: 100%; margin-bottom: .5rem; }
-th { font-weight: normal; text-align: left; padding: 0 0 0 28px; text-indent: -28px; }
-td { text-align: right; padding: 0; width: 4.8rem; white-space: nowrap; font-variant-numeric: tabular-nums; }
-tr:first-child, small { color: var(--soft); }
-ul { list-style: none; margin: 0 0 .5rem; padding: 0; display: flex; flex-wrap: wrap; gap: 0 1rem; }
-.swatch { width: 20px; height: 12px; margin-right: .5rem; vertical-align: -1px; }
-"""
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{facts}
+BODY = """{facts}
 {warning}
 <p>{reading}</p>
 <section>
@@ -374,7 +298,4 @@ PAGE = """<!DOCTYPE html>
 </section>
 <section>
 {maps}
-</section>
-</body>
-</html>
-"""
+</section>"""
