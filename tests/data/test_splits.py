@@ -98,6 +98,8 @@ def test_one_family_cannot_be_held_out() -> None:
         UserError, match=r"no family can be held out for valid: 50 .* largest of 50; ask for more identity"
     ):
         splits.family_split(np.zeros(50, int), None, SHARES, 0)
+    with pytest.raises(UserError, match="2 families, the largest of 70"):  # the other is too large for a fifth as well
+        splits.family_split(np.repeat([0, 1], [70, 30]), None, (0.0, 0.2), 0)
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (-0.1, 0.2), (0.2, 0.9)])

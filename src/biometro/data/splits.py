@@ -21,6 +21,7 @@ from biometro.data import mmseqs
 from biometro.errors import UserError
 
 SIDES = ("train", "valid", "test")
+_PASSES = 20  # over all families, at most
 _ROUNDS = 3  # times that `homology_split` assigns anew; after that, what leaks goes to train for good
 
 
@@ -93,7 +94,8 @@ def family_split(families: np.ndarray, labels: np.ndarray | None, shares: tuple[
 
     A family larger than a side is meant to be is not put there, so the largest are trained on. The others go, large
     ones first, where they bring sizes and class proportions nearest to what is wanted (the chi-square distance of
-    counts to wanted counts grows least). Sides of few or large families can miss their size and lack a class.
+    counts to wanted counts grows least), and are moved until no move of a family brings them nearer. Sides of few or
+    large families can miss their size, and lack a class whose families are few.
 
     Args:
         families: (N,) integers, the family of each sequence.
@@ -111,20 +113,24 @@ def family_split(families: np.ndarray, labels: np.ndarray | None, shares: tuple[
     wanted = np.outer(share, np.append(np.bincount(label), count))  # (3, classes + 1); the last column is the size
     fits = (sizes[:, None] <= np.maximum(wanted[:, -1].round(), 1)) & (share > 0)
     fits[:, 0] = True
-    weight = np.append(np.ones(wanted.shape[1] - 1), wanted.shape[1] - 1.0)  # the size counts as all classes do
-    price = weight / np.where(wanted > 0, wanted, 1)
+    price = 1 / np.where(wanted > 0, wanted, 1)
     # Families of one power of two stand in random order, so that the seed decides about large ones too.
     order = np.lexsort((random.permutation(len(sizes)), -np.floor(np.log2(sizes))))
     members = np.split(np.argsort(family, kind="stable"), np.cumsum(sizes)[:-1])
     held = np.zeros_like(wanted)
-    side_of = np.zeros(len(sizes), np.int8)
-    for number in order:
-        classes, counts = np.unique(label[members[number]], return_counts=True)
-        classes, counts = np.append(classes, wanted.shape[1] - 1), np.append(counts, sizes[number])
-        growth = counts * (counts + 2 * (held[:, classes] - wanted[:, classes])) * price[:, classes]
-        side = int(np.where(fits[number], growth.sum(1), np.inf).argmin())
-        side_of[number] = side
-        held[side, classes] += counts
+    side_of = np.full(len(sizes), -1, np.int8)
+    for _ in range(_PASSES):
+        before = side_of.copy()
+        for number in order:
+            classes, counts = np.unique(label[members[number]], return_counts=True)
+            classes, counts = np.append(classes, wanted.shape[1] - 1), np.append(counts, sizes[number])
+            if side_of[number] >= 0:  # taken out, and put where it is best now that the others are placed
+                held[side_of[number], classes] -= counts
+            growth = counts * (counts + 2 * (held[:, classes] - wanted[:, classes])) * price[:, classes]
+            side_of[number] = np.where(fits[number], growth.sum(1), np.inf).argmin()
+            held[side_of[number], classes] += counts
+        if np.array_equal(before, side_of):
+            break
     sides = side_of[family] if count else np.zeros(0, np.int8)
     for side in (1, 2):
         if share[side] > 0 and not held[side, -1]:
