@@ -63,3 +63,18 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus") / "families"
     assert cli.main(["prepare", "--data=example:families", f"--out={folder}", "--valid=0.05"]) == 0
     return folder
+
+
+def esm2_folder(folder: Path, seed: int = 0) -> Path:
+    """A tiny ESM-2 of random weights, as transformers writes it."""
+    from transformers import EsmConfig, EsmForMaskedLM
+
+    config = EsmConfig(
+        vocab_size=33, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        position_embedding_type="rotary", token_dropout=True, mask_token_id=32, pad_token_id=1, initializer_range=0.1,
+        max_position_embeddings=1026, emb_layer_norm_before=False, attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=0.0,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    EsmForMaskedLM(config).save_pretrained(folder)
+    return folder

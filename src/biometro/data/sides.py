@@ -6,6 +6,7 @@ labelled sequences ─▶ random | homology | a column ─▶ train, valid, test
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -139,6 +140,7 @@ def _from_column(labelled: Labelled, config: SplitConfig, seed: int) -> np.ndarr
     return side
 
 
-def describe(leak: Leak) -> dict[str, Any]:
-    """A leak in plain numbers, for the results."""
-    return {"share": leak.share, "count": leak.count, "of": leak.of, "examples": [list(e) for e in leak.examples]}
+def describe(leak: Leak, held_out: Sequence[str], reference: Sequence[str]) -> dict[str, Any]:
+    """A leak in plain numbers and identifiers, for the results."""
+    examples = [[held_out[here], reference[there], identity] for here, there, identity in leak.examples]
+    return {"share": leak.share, "count": leak.count, "of": leak.of, "examples": examples}

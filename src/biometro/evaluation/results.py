@@ -67,8 +67,9 @@ def judge(
     intervals = metrics.bootstrap(task.kind, truth, predicted, task.names, wanted, seed=seed, groups=groups)
     said: dict[str, Any] = {"figures": figures, "intervals": {name: list(pair) for name, pair in intervals.items()}}
     p_NK, truth_N = _flat(task, truth, predicted)
-    if task.kind.endswith("classification"):
+    if task.discrete:
         said["per_class"] = metrics.per_class(truth_N, p_NK, task.names)
+    if task.kind.endswith("classification"):
         said["confusion"] = metrics.confusion(truth_N, p_NK, task.outputs).tolist()
         if calibrated is not None and calibrated.threshold is not None:
             said["conformal"] = calibration.conformal_summary(p_NK, truth_N, calibrated.threshold)

@@ -100,8 +100,11 @@ class Comparison:
         parts = {"train": division.train, "valid": division.valid, "test": division.test}
         entry: dict[str, Any] = {
             "sizes": division.sizes(), "classes": {}, "identity": identity, "methods": {},
-            "leaks": {side: sides.describe(leak) for side, leak in division.leaks.items()},
+            "leaks": {},
         }  # fmt: skip
+        names = {side: [self.labelled.ids[i] for i in part] for side, part in parts.items()}
+        for side, leak in division.leaks.items():
+            entry["leaks"][side] = sides.describe(leak, names[side], names["train"])
         if self.task.kind.endswith("classification"):
             for side, part in parts.items():
                 counts = finetuning.class_counts(Examples(self.task, take(self.truth, part)))

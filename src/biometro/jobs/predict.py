@@ -6,6 +6,7 @@ records ─▶ a thousand at a time ─▶ Predictor ─▶ rows ─▶ CSV or P
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ def predict(
     model: str | list[str],
     data: str | list[str],
     out: str | None = None,
-    labels: LabelConfig | None = None,
+    compare: bool = False,
+    labels: LabelConfig = LabelConfig(),
     probabilities: bool = False,
     format: Format = "auto",
     column: str = "sequence",
@@ -67,7 +69,8 @@ def predict(
             one base share it.
         data: FASTA, CSV, TSV or Parquet files: a path, a pattern, a URL, a list of these, or sequences themselves.
         out: file to write: .csv, .tsv or .parquet. From Python it may be left out; the rows are returned.
-        labels: where labels stand, if they are to be compared with the answers; the task is the model's.
+        compare: compare the answers with labels that stand in the data, and tell the figures.
+        labels: where these stand; the task is the model's.
         probabilities: also the probability of every class.
         format: of the files; auto goes by their names.
         column: of tables, the one that holds the sequence.
@@ -84,7 +87,7 @@ def predict(
     path = None if out is None else Path(out)
     if path is not None and path.suffix not in _WRITERS:
         raise UserError(f"{path}: the output's name must end in one of {', '.join(_WRITERS)}")
-    if labels is not None and len(names) > 1:
+    if compare and len(names) > 1:
         raise UserError("labels are compared with the answers of one model; name one")
     predictors = [Predictor(bundle, pick_device(device), precision, batch_tokens) for bundle in load_all(names, base)]
     asked = predictors[0].asked
@@ -113,12 +116,12 @@ def predict(
                 ]
             )
             count += len(chunk)
-            if labels is not None:
+            if compare:
                 kept |= {letters: answer for (_, letters), answer in zip(chunk, found[0], strict=True)}
         if not count:
             raise UserError(f"there is no sequence to answer for; dropped: {account.dropped}")
     figures = None
-    if labels is not None:
+    if compare:
         figures = _compare(kept, data, labels, options, asked, console)
     if path is not None:
         console.print(f"{count:,} sequences -> {path}", highlight=False)
@@ -290,8 +293,7 @@ def _compare(
 ) -> dict[str, float]:  # fmt: skip
     """Figures of the answers against labels."""
     task = asked.task
-    if labels.task != task.kind:
-        raise UserError(f"labels.task is {labels.task}, and the model answers {task.kind}")
+    labels = dataclasses.replace(labels, task=task.kind)
     labelled = read_labelled(data, labels, options, asked.residues, asked.kind, task)
     found = [kept[letters] for letters in labelled.letters]
     figures = metrics.measure(task.kind, labelled.truth, found if task.per_residue else np.stack(found), task.names)

@@ -25,6 +25,7 @@ from biometro.device import out_of_memory
 from biometro.errors import UserError
 from biometro.files import new_file
 from biometro.model.encoder import Encoder
+from biometro.model.huggingface import HuggingFaceEncoder
 from biometro.objectives.corruption import generator_for
 from biometro.objectives.objective import Objective, Term, Terms
 from biometro.training import optimizer as optim
@@ -169,7 +170,7 @@ class _Loop:
         self.objective, self.source, self.config, self.folder = objective, source, config, run
         self.seed, self.world, self.validation, self.watch = seed, world, validation, watch
         half = config.precision == "bfloat16" or (config.precision == "auto" and world.device.type == "cuda")
-        for encoder in (module for module in objective.modules() if isinstance(module, Encoder)):
+        for encoder in (m for m in objective.modules() if isinstance(m, Encoder | HuggingFaceEncoder)):
             if config.parallel.recompute:
                 encoder.recompute_blocks()
             if config.compile == "yes" or (config.compile == "auto" and world.device.type == "cuda"):
