@@ -113,10 +113,10 @@ class Comparison:
             counts, edges = np.histogram(division.leaks["test"].identity, bins=20, range=(0, 1))
             entry["nearest"] = {"low edges": edges[:-1].tolist(), "counts": counts.tolist()}
         text = ", ".join(f"{count:,} {side}" for side, count in division.sizes().items())
-        leak = division.leaks.get("test")
-        near = (
-            "unmeasured" if leak is None else f"{leak.count:,} of {leak.of:,} test sequences ({100 * leak.share:.1f} %)"
-        )
+        found = division.leaks.get("test")
+        near = "unmeasured"
+        if found is not None:
+            near = f"{found.count:,} of {found.of:,} test sequences ({100 * found.share:.1f} %)"
         self.console.print(
             f"split by {division.by}: {text}; relatives in train, from {100 * identity:.0f} % identity: {near}",
             highlight=False,
