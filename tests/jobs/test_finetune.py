@@ -102,6 +102,18 @@ def test_what_is_done_is_not_done_again(done: Path, fasta: Path, base: Path, mon
         cli.main(options(fasta, base, done, "--depth=probe", "--seeds=3", "--lora.layers=all", "--head.hidden=16"))
 
 
+def test_the_best_model_stays_when_worse_ones_come_later(done: Path, fasta: Path, base: Path, tmp_path: Path) -> None:
+    """The rest of a comparison, run by another process, knows how good the first part was."""
+    run = tmp_path / "run"
+    more = ["--baselines=false", "--split.identity=0", "--report=false"]
+    assert cli.main(options(fasta, base, run, "--depth=lora_head", *more)) == 0
+    weights = (run / "model" / "model.safetensors").read_bytes()
+    assert cli.main(options(fasta, base, run, "--depth=[lora_head, full]", *more)) == 0
+    fits = results_of(run)["splits"]["random"]["methods"]
+    assert fits["lora_head"]["runs"][0]["valid"]["macro_f1"] > fits["full"]["runs"][0]["valid"]["macro_f1"]
+    assert (run / "model" / "model.safetensors").read_bytes() == weights
+
+
 def test_another_option_or_other_labels_need_another_run(
     done: Path, fasta: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

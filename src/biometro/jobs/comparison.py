@@ -148,7 +148,9 @@ class Comparison:
         """One fit, or what is known of it from before; gives why it was stopped early, if it was."""
         place = self.folder / division.by / f"{depth}-{seed}"
         said = self.world.first(lambda: self._known(place))
-        if said is None:
+        if said is not None:
+            self._best_so_far(division.by, said["valid"][self.metric])
+        else:
             began = time.perf_counter()
             made = {name: self.examples(getattr(division, name), depth) for name in ("train", "valid", "test")}
             moments = self.world.first(lambda: self.moments(division.train))
