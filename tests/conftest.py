@@ -78,3 +78,9 @@ def esm2_folder(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     EsmForMaskedLM(config).save_pretrained(folder)
     return folder
+
+
+def recipes_of(job: str) -> list[Path]:
+    """The recipes of a job: those of `finetune` say where labels stand."""
+    found = sorted(Path(__file__).parent.parent.glob("recipes/*.yaml"))
+    return [path for path in found if ("\nlabels:" in path.read_text()) == (job == "finetune")]

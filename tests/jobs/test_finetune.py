@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 
 import biometro
 from biometro import cli
@@ -20,7 +21,7 @@ from biometro.data import families
 from biometro.errors import UserError
 from biometro.jobs.finetune import Finetuned
 from biometro.model.load import load
-from conftest import esm2_folder
+from conftest import esm2_folder, recipes_of
 
 FAMILIES = 4
 
@@ -342,3 +343,34 @@ def test_the_function_returns_what_the_file_holds(fasta: Path, base: Path, tmp_p
     )  # fmt: skip
     assert isinstance(found, Finetuned) and found.stopped is None
     assert json.loads(json.dumps(found.results)) == results_of(tmp_path / "r")
+
+
+@pytest.mark.parametrize("recipe", recipes_of("finetune"), ids=lambda p: p.stem)
+def test_recipes_run(recipe: Path, base: Path, tmp_path: Path) -> None:
+    """As they are, but for the size: on a table with the columns that the recipe names."""
+    said = yaml.safe_load(recipe.read_text())
+    labels, split = said["labels"], said["split"]
+    random = np.random.default_rng(0)
+    letters = ["".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), 30)) for _ in range(90)]
+    label: Any = {
+        "classification": [f"c{i % 3}" for i in range(90)], "regression": random.normal(size=90).tolist(),
+        "residue_regression": random.normal(size=(90, 30)).tolist(),
+    }[labels.get("task", "classification")]  # fmt: skip
+    columns = {
+        said.get("column", "sequence"): letters,
+        labels["column"]: label,
+        said["id_column"]: [*map(str, range(90))],
+    }
+    columns |= {name: [value] * 90 for name, value in labels.get("where", {}).items()}
+    if split.get("column"):
+        columns[split["column"]] = [[*split["test_is"], *split["valid_is"], "other"][i % 3] for i in range(90)]
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    command = [
+        "finetune", str(recipe), f"--model={base}", f"--data={tmp_path / 'x.parquet'}", f"--run={tmp_path / 'run'}",
+        "--training.epochs=1", "--seeds=1", "--training.optimizer.stages=2",
+    ]  # fmt: skip
+    assert cli.main(command) == 0
+    splits = results_of(tmp_path / "run")["splits"]
+    wanted = said["depth"] if isinstance(said["depth"], list) else [said["depth"]]
+    for entry in splits.values():
+        assert {"nearest neighbour", "k-mers", *wanted} == {*entry["methods"]}

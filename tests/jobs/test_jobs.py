@@ -21,6 +21,7 @@ from biometro.inference.embed import Embedder, windows
 from biometro.jobs import embed as embed_job
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import Encoder, EncoderConfig
+from conftest import recipes_of
 
 TINY = [
     "--encoder.width=32", "--encoder.depth=2", "--encoder.head_size=16", "--packing.batch_tokens=2048",
@@ -376,7 +377,7 @@ def test_malformed_configurations_are_one_line(corpus: Path, tmp_path: Path, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", sorted(Path("recipes").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("recipe", recipes_of("pretrain"), ids=lambda p: p.stem)
 @pytest.mark.parametrize("objective", ["metro", "mlm"])
 def test_recipes_run(recipe: Path, objective: str, corpus: Path, tmp_path: Path) -> None:
     options = ["--training.steps=2", "--training.valid_batches=1", "--report=false", f"--objective={objective}"]

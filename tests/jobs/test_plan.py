@@ -22,6 +22,7 @@ from biometro.model.encoder import EncoderConfig
 from biometro.objectives.metro import Metro
 from biometro.training.parallel import ParallelConfig, World, _mesh
 from biometro.training.trainer import TrainingConfig
+from conftest import recipes_of
 
 ESM2_650M = EncoderConfig(width=1280, depth=33, head_size=64)
 
@@ -39,7 +40,7 @@ def test_options_are_those_of_pretrain() -> None:
         assert ours[name].default == ("" if name in ("data", "run") else parameter.default)
 
 
-@pytest.mark.parametrize("recipe", sorted(Path("recipes").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("recipe", recipes_of("pretrain"), ids=lambda p: p.stem)
 def test_a_recipe_right_after_the_job(recipe: Path, capsys: Any) -> None:
     assert shell("plan", str(recipe), "--gpus=8", "--encoder.width=256", "--price=2") == 0
     shown = capsys.readouterr().out
