@@ -356,7 +356,8 @@ def test_recipes_run(recipe: Path, base: Path, tmp_path: Path) -> None:
         "classification": [f"c{i % 3}" for i in range(90)], "regression": random.normal(size=90).tolist(),
         "residue_regression": random.normal(size=(90, 30)).tolist(),
     }[labels.get("task", "classification")]  # fmt: skip
-    columns = {
+    columns = {said.get("column", "sequence"): letters, labels["column"]: label}
+    columns[said["id_column"]] = [*map(str, range(90))]
         said.get("column", "sequence"): letters,
         labels["column"]: label,
         said["id_column"]: [*map(str, range(90))],
