@@ -358,10 +358,6 @@ def test_recipes_run(recipe: Path, base: Path, tmp_path: Path) -> None:
     }[labels.get("task", "classification")]  # fmt: skip
     columns = {said.get("column", "sequence"): letters, labels["column"]: label}
     columns[said["id_column"]] = [*map(str, range(90))]
-        said.get("column", "sequence"): letters,
-        labels["column"]: label,
-        said["id_column"]: [*map(str, range(90))],
-    }
     columns |= {name: [value] * 90 for name, value in labels.get("where", {}).items()}
     if split.get("column"):
         columns[split["column"]] = [[*split["test_is"], *split["valid_is"], "other"][i % 3] for i in range(90)]

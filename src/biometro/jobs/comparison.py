@@ -8,6 +8,7 @@ Each result is a file of its own, so that a run that was stopped goes on after t
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -82,7 +83,8 @@ class Comparison:
             "sequences": f"{len(labelled):,} of {labelled.account.read or len(labelled):,} records",
         }
         for reason, count in labelled.account.dropped.items():
-            facts[f"left out ({reason})"] = f"{count:,}, first: {'; '.join(labelled.account.examples[reason])}"
+            where = "; ".join(re.sub(r"^\S*/", "", place) for place in labelled.account.examples[reason])
+            facts[f"left out ({reason})"] = f"{count:,}, first: {where}"
         if self.cut:
             facts["cut"] = f"{self.cut:,} sequences longer than {self.limit:,} residues, to their first ones"
         facts["device"] = self.world.hardware
