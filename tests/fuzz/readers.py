@@ -21,13 +21,17 @@ from biometro import cli
 from biometro.alphabet import PROTEIN
 from biometro.data.corpus import Corpus
 from biometro.data.intake import Account, clean
+from biometro.data.labels import read_labelled
 from biometro.data.sources import ReadOptions, Record, expand
+from biometro.data.task import Answers, Calibration, LabelConfig, Task
+from biometro.errors import UserError
 from biometro.files import sha256_of
 from biometro.inference import vectors
+from biometro.inference.predict import Predictor
 from biometro.model import adapter_files, esm2
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import Encoder, EncoderConfig
-from biometro.model.heads import VocabularyHead, VocabularyHeadConfig
+from biometro.model.heads import LabelHead, LabelHeadConfig, VocabularyHead, VocabularyHeadConfig
 from biometro.objectives.mlm import MLM
 from biometro.training import checkpoint
 from biometro.training.checkpoint import Checkpoints, Progress
@@ -42,12 +46,39 @@ __all__ = ["READERS"]
 
 FASTA = b">a first\nMKTA\nYI\n\n>b\r\nGG*\r\n>c\nWux-."
 TABLE = b'id,sequence,split\nx,MK,train\n"y ""y""","GG",valid\n'
+LABELS = b'id,sequence,label,several,number,residues\nx,MKT,a,p;q,1.5,HHE\ny,GG,b,,nan,"0.1,2"\nz,W,a,q,1e3,C\n'
 RECIPES = [path.read_bytes() for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))]
+FITS = [recipe for recipe in RECIPES if b"\nlabels:" in recipe]
 
 
 def records(**options: str) -> Callable[[Path], list[tuple[Record, bytes]]]:
     settings = ReadOptions(**options)  # type: ignore[arg-type]
     return lambda path: list(clean(expand(str(path), settings), settings, "keep_as_x", Account()))
+
+
+def labels(*configs: LabelConfig) -> Callable[[Path], None]:
+    """Each way of reading a file's labels; that one finds nothing must not keep the others from being tried."""
+
+    def run(path: Path) -> None:
+        refused: list[UserError] = []
+        for config in configs:
+            try:
+                read_labelled(str(path), config, ReadOptions(), "as_is")
+            except UserError as error:
+                refused.append(error)
+        if len(refused) == len(configs):
+            raise refused[0]
+
+    return run
+
+
+LABEL_COLUMNS = [
+    LabelConfig(column="label", min_per_class=1),
+    LabelConfig("multilabel", column="several", bad="drop"),
+    LabelConfig("regression", column="number", bad="drop", conflicts="merge"),
+    LabelConfig("residue_classification", column="residues", bad="drop", conflicts="first"),
+    LabelConfig("residue_regression", column="residues", bad="drop"),
+]
 
 
 def zstd(data: bytes) -> bytes:
@@ -66,6 +97,20 @@ def a_model(folder: Path) -> None:
     config = EncoderConfig(width=16, depth=1, head_size=8, ffn_width=16)
     modules = {"encoder": Encoder(config), "vocabulary": VocabularyHead(VocabularyHeadConfig(16, 33))}
     Bundle(PROTEIN, modules, {"seed": 0, "encoder": {"width": 16}}, {"steps": "10"}, 254).save(folder)
+
+
+def a_fitted_model(folder: Path) -> None:
+    torch.manual_seed(0)
+    modules = {
+        "encoder": Encoder(EncoderConfig(width=16, depth=1, head_size=8, ffn_width=16)),
+        "head": LabelHead(LabelHeadConfig(16, 2)),
+    }
+    task = Answers(Task("classification", ("a", "b")), Calibration(1.5, 0.8), "protein", "as_is", 100)
+    Bundle(PROTEIN, modules, {"seed": 0}, {"task": "x"}, 254, task).save(folder)
+
+
+def use_fitted_model(path: Path) -> None:
+    Predictor(biometro.load(path))([b"MKTAYI", b"G"])
 
 
 def a_huggingface_folder(folder: Path) -> None:
@@ -255,7 +300,11 @@ reader("tsv", suffix=".tsv", seeds=[TABLE.replace(b",", b"\t")], run=records())
 reader("csv.gz", suffix=".csv.gz", seeds=[gzip.compress(TABLE, mtime=0)], run=records())
 reader("parquet", suffix=".parquet", seeds=[parquet(), parquet(compression="zstd", use_dictionary=False),
        parquet(compression="none")], run=records(id_column="id", split_column="split"))  # fmt: skip
-reader("recipe", suffix=".yaml", seeds=RECIPES, run=parse("pretrain"))
+reader("labels.csv", suffix=".csv", seeds=[LABELS], run=labels(*LABEL_COLUMNS))
+reader("labels.fasta", suffix=".fasta", seeds=[b">a|x class=p\nMKT\n>b|y class=q\nGG\n"],
+       run=labels(LabelConfig(field=1, min_per_class=1), LabelConfig(key="class", min_per_class=1)))  # fmt: skip
+reader("recipe", suffix=".yaml", seeds=[recipe for recipe in RECIPES if recipe not in FITS], run=parse("pretrain"))
+reader("fit", suffix=".yaml", seeds=FITS, run=parse("finetune"))
 reader("options", suffix=".yaml", seeds=[b"data: [a.fasta]\nout: x\nvalid: 0.1\n"], run=parse("prepare"))
 reader("fair", suffix=".pt", seeds=[a_fair_checkpoint()], run=use_model)
 reader("npz", suffix=".npz", seeds=[embeddings(".npz", r) for r in (True, False)], run=vectors.read)
@@ -267,6 +316,7 @@ folder_reader("corpus", build=a_corpus,
               files=["corpus.json", "lengths.npy", "train-00000.npy", "train-00000.bin"], run=use_corpus)  # fmt: skip
 folder_reader("model", build=a_model, files=["config.json", "model.safetensors", "recipe.yaml"], run=use_model,
               seal=reseal_model)  # fmt: skip
+folder_reader("fitted", build=a_fitted_model, files=["config.json"], run=use_fitted_model, seal=reseal_model)
 folder_reader("huggingface", build=a_huggingface_folder, files=["config.json", "model.safetensors"], run=use_model)
 folder_reader("protbert", build=a_protbert_folder, run=use_model,
               files=["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])  # fmt: skip

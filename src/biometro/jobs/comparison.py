@@ -309,7 +309,10 @@ class Comparison:
 
     def _known(self, place: Path) -> dict[str, Any] | None:
         path = place / "result.json"
-        return read_json(path) if path.exists() else None
+        said = read_json(path) if path.exists() else None
+        if said is not None and not (isinstance(said, dict) and {"figures", "intervals", "seed"} <= {*said}):
+            raise UserError(f"{path}: holds no result of a fit; remove it, and the fit is done again")
+        return said
 
     def _keep(self, place: Path, said: dict[str, Any]) -> None:
         place.mkdir(parents=True, exist_ok=True)
