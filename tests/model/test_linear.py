@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,3 +49,27 @@ def test_frozen_weights_get_no_gradient_and_autocast_is_obeyed() -> None:
     assert layer.weight.grad is None and x.grad is not None
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
+
+
+def test_memory_does_not_grow_with_every_new_shape() -> None:
+    """Each pack has a length of its own, and what oneDNN keeps for a length must not stay for ever."""
+    script = """
+import biometro, torch
+from pathlib import Path
+from biometro.model.linear import Linear
+layers = [Linear(256, 256) for _ in range(4)]
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+for number in range(400):
+    x = torch.ones(1000 + number, 256)
+    for layer in layers:
+        x = layer(x)
+    x.sum().backward()
+    if number == 100:
+        before = resident()
+print(resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True)
+    assert float(done.stdout) < 60, done.stdout
