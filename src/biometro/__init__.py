@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# oneDNN, and torch in front of it, keep a compiled product for each shape: a thousand by default, of up to megabytes each.
-# Every pack has a shape of its own, so a run would fill gigabytes with what is never used again; within a step, layers
-# share theirs. Read when the first product is computed.
+# oneDNN, and torch in front of it, keep a compiled product for each shape: a thousand by default, of up to megabytes
+# each. Every pack has a shape of its own, so a run would fill gigabytes with what is never used again; within a step,
+# layers share theirs. Read when the first product is computed.
 for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_name, "64")
 
