@@ -17,6 +17,8 @@ import torch
 import biometro
 from biometro import cli
 from biometro.data import families
+from biometro.data.sides import SplitConfig
+from biometro.data.task import LabelConfig
 from biometro.errors import UserError
 from biometro.jobs.finetune import Finetuned
 from biometro.model.load import load
@@ -321,12 +323,47 @@ def test_mmseqs_that_is_missing_is_named(
 
 
 def test_the_function_returns_what_the_file_holds(fasta: Path, base: Path, tmp_path: Path) -> None:
-    from biometro.data.sides import SplitConfig
-    from biometro.data.task import LabelConfig
-
     found = biometro.finetune(
         str(base), str(fasta), str(tmp_path / "r"), LabelConfig(field=0), SplitConfig(identity=0), baselines=False,
         report=False,
     )  # fmt: skip
     assert isinstance(found, Finetuned) and found.stopped is None
     assert json.loads(json.dumps(found.results)) == results_of(tmp_path / "r")
+
+
+QUICK = ("--baselines=false", "--split.identity=0", "--report=false")
+
+
+def test_the_best_of_all_fits_stays_when_a_later_command_adds_worse_ones(
+    fasta: Path, base: Path, tmp_path: Path
+) -> None:
+    """A run that was stopped between two fits knows what the first was worth."""
+    run = tmp_path / "run"
+    assert cli.main(options(fasta, base, run, *QUICK, "--depth=full")) == 0
+    kept = (run / "model" / "config.json").read_text()
+    result = run / "random" / "full-0" / "result.json"
+    said = json.loads(result.read_text())
+    said["valid"]["macro_f1"] = 2.0  # better than any
+    result.write_text(json.dumps(said))
+    assert cli.main(options(fasta, base, run, *QUICK, "--depth=[probe, probe]")) == 0
+    assert (run / "model" / "config.json").read_text() == kept
+    (split,) = results_of(run)["splits"].values()
+    assert len(split["methods"]["probe"]["runs"]) == 1  # named twice, fitted and counted once
+
+
+def test_a_result_is_kept_before_its_checkpoints_go(
+    fasta: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def killed(self: Any, place: Path, said: Any) -> None:
+        assert list((place / "checkpoints").glob("step-*"))
+        raise RuntimeError("killed")
+
+    command = options(fasta, base, run, *QUICK, "--depth=full")
+    with monkeypatch.context() as patch:
+        patch.setattr("biometro.jobs.comparison.Comparison._keep", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            cli.main(command)
+    assert cli.main(command) == 0
+    assert not list(run.rglob("checkpoints/step-*")) and (run / "random" / "full-0" / "result.json").exists()
