@@ -367,3 +367,13 @@ def test_a_result_is_kept_before_its_checkpoints_go(
             cli.main(command)
     assert cli.main(command) == 0
     assert not list(run.rglob("checkpoints/step-*")) and (run / "random" / "full-0" / "result.json").exists()
+
+
+def test_numbers_of_few_sequences_have_no_interval_but_an_answer(base: Path, tmp_path: Path) -> None:
+    """Nine validation sequences are needed for an interval of 90 %; the model must load all the same."""
+    data = number_table(tmp_path / "x.parquet", per_residue=False)
+    pq.write_table(pq.read_table(data).slice(0, 20), data)
+    command = ["finetune", f"--model={base}", f"--data={data}", f"--run={tmp_path / 'r'}", "--labels.task=regression"]
+    assert cli.main([*command, *QUICK]) == 0
+    row = biometro.predict(str(tmp_path / "r" / "model"), ["MKTAYIAKQR"]).rows[0]
+    assert np.isfinite(row["label"]) and (row["label low"], row["label high"]) == (-np.inf, np.inf)
