@@ -377,3 +377,25 @@ def test_numbers_of_few_sequences_have_no_interval_but_an_answer(base: Path, tmp
     assert cli.main([*command, *QUICK]) == 0
     row = biometro.predict(str(tmp_path / "r" / "model"), ["MKTAYIAKQR"]).rows[0]
     assert np.isfinite(row["label"]) and (row["label low"], row["label high"]) == (-np.inf, np.inf)
+
+
+def test_what_cannot_be_learnt_or_chosen_by_is_refused(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = number_table(tmp_path / "x.parquet", per_residue=False)
+    found = pq.read_table(data)
+    sides = found.column("side").to_pylist()
+    only_test = pa.array([1.0 if side == "test" else None for side in sides])
+    same_in_valid = pa.array([3.0 if side == "val" else float(i) for i, side in enumerate(sides)])
+    pq.write_table(found.append_column("blank", only_test).append_column("same", same_in_valid), data)
+    command = [
+        "finetune", f"--model={base}", f"--data={data}", f"--run={tmp_path / 'r'}", "--labels.task=regression",
+        "--split.by=column", "--split.column=side", *QUICK,
+    ]  # fmt: skip
+    assert cli.main([*command, "--labels.column=[label, blank]"]) == 1
+    assert "blank: no training sequence has a known value" in capsys.readouterr().err
+    assert cli.main([*command, "--labels.column=same"]) == 1
+    assert "spearman is undefined on the 10 validation sequences" in capsys.readouterr().err
+    assert cli.main([*command, "--labels.column=same", "--training.metric=rmse"]) == 0
+    assert cli.main([*command[:1], "--model=nowhere", *command[2:]]) == 1
+    assert "nowhere: there is no such model" in capsys.readouterr().err
