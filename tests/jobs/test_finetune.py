@@ -399,3 +399,20 @@ def test_what_cannot_be_learnt_or_chosen_by_is_refused(
     assert cli.main([*command, "--labels.column=same", "--training.metric=rmse"]) == 0
     assert cli.main([*command[:1], "--model=nowhere", *command[2:]]) == 1
     assert "nowhere: there is no such model" in capsys.readouterr().err
+
+
+def test_columns_are_compared_with_their_own_answers(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = number_table(tmp_path / "x.parquet", per_residue=False)
+    found = pq.read_table(data)
+    pq.write_table(found.append_column("more", pa.array([float(i) for i in range(len(found))])), data)
+    command = ["finetune", f"--model={base}", f"--data={data}", f"--run={tmp_path / 'r'}", "--labels.task=regression"]
+    assert cli.main([*command, *QUICK, "--labels.column=[label, more]"]) == 0
+    command = ["predict", f"--model={tmp_path / 'r' / 'model'}", f"--data={data}", f"--out={tmp_path / 'p.csv'}"]
+    command += ["--compare=true", "--labels.task=regression"]
+    assert cli.main([*command, "--labels.column=[label, more]"]) == 0
+    for columns in ("[more, label]", "label"):
+        capsys.readouterr()
+        assert cli.main([*command, f"--labels.column={columns}"]) == 1
+        assert "this model answers, in this order, label, more" in capsys.readouterr().err

@@ -294,6 +294,12 @@ def _compare(
     """Figures of the answers against labels."""
     task = asked.task
     labels = dataclasses.replace(labels, task=task.kind)
+    # one column of names serves several labels, and the column of one number may have another name here
+    several = len(labels.columns) > 1 or (task.kind == "regression" and task.outputs > 1)
+    if several and tuple(labels.columns) != task.names:
+        raise UserError(
+            f"labels.column is {', '.join(labels.columns)}; this model answers, in this order, {', '.join(task.names)}"
+        )
     labelled = read_labelled(data, labels, options, asked.residues, asked.kind, task)
     found = [kept[letters] for letters in labelled.letters]
     figures = metrics.measure(task.kind, labelled.truth, found if task.per_residue else np.stack(found), task.names)
