@@ -16,7 +16,8 @@ import torch
 
 import biometro
 from biometro import cli
-from biometro.data import families
+from biometro.data import families, sides
+from biometro.data.labels import read_labelled
 from biometro.data.sides import SplitConfig
 from biometro.data.task import LabelConfig
 from biometro.errors import UserError
@@ -416,3 +417,29 @@ def test_columns_are_compared_with_their_own_answers(
         capsys.readouterr()
         assert cli.main([*command, f"--labels.column={columns}"]) == 1
         assert "this model answers, in this order, label, more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("depth", ["probe", "lora", "full"])
+def test_a_model_with_an_adapter_can_be_fitted_further(
+    depth: str, adapted: list[Path], fasta: Path, tmp_path: Path
+) -> None:
+    """Its adapter is part of the encoder; what is answered is what was judged."""
+    run = tmp_path / "run"
+    assert cli.main(options(fasta, adapted[0], run, *QUICK, f"--depth={depth}")) == 0
+    (method,) = results_of(run)["splits"]["random"]["methods"].values()
+    labels = LabelConfig(field=0)
+    whole = biometro.predict(str(run / "model"), str(fasta), compare=True, labels=labels).figures
+    assert whole is not None
+    letters = biometro.embed(str(adapted[0]), ["MKTAYIAKQR"]).vectors[0]  # type: ignore[union-attr]
+    if depth == "probe":  # the encoder is that of the adapted model
+        own = biometro.embed(str(run / "model"), ["MKTAYIAKQR"]).vectors[0]  # type: ignore[union-attr]
+        np.testing.assert_allclose(own, letters, atol=2e-5)
+    test = fasta.with_name(f"{depth}-test.fasta")
+    texts = fasta.read_text().split(">")[1:]
+    labelled = read_labelled(str(fasta), labels)
+    division = sides.divide(labelled, "random", SplitConfig(valid=0.2, identity=0), 0)
+    test.write_text("".join(f">{texts[i]}" for i in division.test))
+    figures = biometro.predict(str(run / "model"), str(test), compare=True, labels=labels).figures
+    assert figures is not None
+    for name in ("accuracy", "log_loss"):
+        assert abs(figures[name] - method["runs"][0]["figures"][name]) < 1e-4

@@ -32,7 +32,7 @@ from biometro.files import write_file
 from biometro.jobs.comparison import Comparison
 from biometro.model.adapters import LoraConfig
 from biometro.model.bundle import Bundle
-from biometro.model.load import fingerprint, load
+from biometro.model.load import fingerprint, load, merged
 from biometro.training import parallel, runs
 from biometro.training.finetuning import FROZEN, Depth, FitConfig, HeadConfig
 from biometro.training.signals import StopRequest
@@ -115,7 +115,7 @@ def finetune(
         StopRequest(training.max_minutes) as request,
         parallel.join(device, training.parallel.timeout_minutes) as world,
     ):
-        depths: list[Depth] = list(depth) if isinstance(depth, list) else [depth]
+        depths: list[Depth] = list(dict.fromkeys(depth)) if isinstance(depth, list) else [depth]
         if seeds < 1 or not 0 < coverage < 1 or max_length < 2 or not depths:
             raise UserError(
                 "seeds must be at least 1, coverage between 0 and 1, max_length at least 2, depth not empty"
@@ -137,7 +137,7 @@ def finetune(
         }  # fmt: skip
         folder = Path(run)
         weights = fingerprint(model)
-        base = load(model)
+        base = merged(load(model))  # an adapter becomes part of the encoder that is fitted
         _check_reads(base, kind, labelled.task, model)
         with ExitStack() as held:
             digest = hashlib.sha256(f"{weights} {_digest(labelled)}".encode()).hexdigest()
