@@ -24,6 +24,8 @@ from biometro.errors import UserError
 from biometro.jobs.finetune import Finetuned
 from biometro.model.load import load
 from conftest import esm2_folder
+from fuzz.readers import a_protbert_folder
+from model.test_huggingface import a_chemberta_folder
 
 FAMILIES = 4
 
@@ -443,3 +445,36 @@ def test_a_model_with_an_adapter_can_be_fitted_further(
     assert figures is not None
     for name in ("accuracy", "log_loss"):
         assert abs(figures[name] - method["runs"][0]["figures"][name]) < 1e-4
+
+
+def test_a_residue_model_with_a_table_of_positions_names_what_is_too_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Residues beyond have no answer; the encoder's own error names no record."""
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    a_protbert_folder(bert)
+    data = number_table(tmp_path / "x.parquet", per_residue=True)
+    command = ["finetune", f"--model={bert}", f"--data={data}", f"--run={tmp_path / 'r'}", "--split.valid=0.2"]
+    assert cli.main([*command, *QUICK, "--labels.task=residue_classification"]) == 0
+    longer = tmp_path / "long.fasta"
+    longer.write_text(f">short\nMKT\n>long\n{'MKTAY' * 10}\n")
+    capsys.readouterr()
+    command = ["predict", f"--model={tmp_path / 'r' / 'model'}", f"--data={longer}", f"--out={tmp_path / 'p.csv'}"]
+    assert cli.main(command) == 1
+    said = capsys.readouterr().err
+    assert "long.fasta, line 3 (long): 50 residues, more than the 38 that this model has positions for" in said
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_attention_over_tokens_that_are_no_letters_is_refused_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "chemberta"
+    folder.mkdir()
+    a_chemberta_folder(folder)
+    data = tmp_path / "x.csv"
+    data.write_text("sequence,label\n" + "".join(f"{'C' * i}O,{'ab'[i % 2]}\n" for i in range(1, 21)))
+    command = ["finetune", f"--model={folder}", f"--data={data}", f"--run={tmp_path / 'r'}", "--kind=text", *QUICK]
+    assert cli.main([*command, "--head.pooling=attention"]) == 1
+    assert "head.pooling must be mean or cls" in capsys.readouterr().err

@@ -138,7 +138,7 @@ def finetune(
         folder = Path(run)
         weights = fingerprint(model)
         base = merged(load(model))  # an adapter becomes part of the encoder that is fitted
-        _check_reads(base, kind, labelled.task, model)
+        _check_reads(base, head, labelled.task, model)
         with ExitStack() as held:
             digest = hashlib.sha256(f"{weights} {_digest(labelled)}".encode()).hexdigest()
             world.first(lambda: runs.begin(folder, recipe, "labels or model", digest, _FREE, held))
@@ -164,10 +164,14 @@ def finetune(
     return Finetuned(said)
 
 
-def _check_reads(base: Bundle, kind: SequenceKind, task: Task, model: str) -> None:
-    """Raises UserError where the model cannot read these sequences, or has no token for each residue."""
-    if task.per_residue and not base.alphabet.letter_is_token:
+def _check_reads(base: Bundle, head: HeadConfig, task: Task, model: str) -> None:
+    """Raises UserError where residues have labels or weights, and the model has no token for each of them."""
+    if base.alphabet.letter_is_token:
+        return
+    if task.per_residue:
         raise UserError(f"{model}: its tokens are not residues, so it cannot answer for each residue")
+    if head.pooling == "attention":
+        raise UserError(f"{model}: its tokens are not single letters; head.pooling must be mean or cls")
 
 
 def _digest(labelled: Labelled) -> str:

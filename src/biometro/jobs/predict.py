@@ -148,6 +148,14 @@ def _chunks(
 
 
 def _answer(predictor: Predictor, chunk: Sequence[tuple[Record, bytes]]) -> Any:
+    longest = predictor.bundle.longest
+    if predictor.task.per_residue and longest is not None:
+        for record, letters in chunk:
+            if len(letters) > longest:
+                raise UserError(
+                    f"{record.where} ({record.id}): {len(letters):,} residues, more than the {longest:,} that this "
+                    "model has positions for; cut the sequence into pieces"
+                )
     try:
         return predictor([letters for _, letters in chunk])
     except AlphabetError:
