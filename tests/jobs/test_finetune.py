@@ -286,7 +286,7 @@ def test_numbers_and_residues_with_a_split_that_is_given(task: str, base: Path, 
 
 
 def test_mistakes_are_one_clear_line(
-    fasta: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done: Path, fasta: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases = [
         (["--labels.key=class"], "exclude one another"),
@@ -306,6 +306,11 @@ def test_mistakes_are_one_clear_line(
         assert len(said) == 1 and message in said[0], said
     assert cli.main(["predict", f"--model={base}", "--data=MKT", f"--out={tmp_path / 'x.csv'}"]) == 1
     assert "is not fine-tuned" in capsys.readouterr().err
+    assert cli.main(["predict", f"--model={base}", "--data=MKT", f"--out={tmp_path / 'x.txt'}"]) == 1
+    inputs = tmp_path / "in.csv"
+    inputs.write_text("sequence\nMKT\n")
+    assert cli.main(["predict", f"--model={done / 'model'}", f"--data={inputs}", f"--out={inputs}"]) == 1
+    assert "is one of the inputs" in capsys.readouterr().err and inputs.read_text() == "sequence\nMKT\n"
     assert cli.main(["predict", f"--model={base}", "--data=MKT", f"--out={tmp_path / 'x.txt'}"]) == 1
     assert "must end in one of .csv" in capsys.readouterr().err and not (tmp_path / "x.csv").exists()
 
@@ -396,6 +401,9 @@ def test_what_cannot_be_learnt_or_chosen_by_is_refused(
         "--split.by=column", "--split.column=side", *QUICK,
     ]  # fmt: skip
     assert cli.main([*command, "--labels.column=[label, blank]"]) == 1
+    assert "blank: no training sequence has a known value" in capsys.readouterr().err
+    pq.write_table(pq.read_table(data).append_column("even", pa.array([i % 2 for i in range(len(sides))])), data)
+    assert cli.main([*command, "--labels.task=multilabel", "--labels.column=[even, blank]"]) == 1
     assert "blank: no training sequence has a known value" in capsys.readouterr().err
     assert cli.main([*command, "--labels.column=same"]) == 1
     assert "spearman is undefined on the 10 validation sequences" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,12 +102,17 @@ def predict(
         titles = [f"{name}: " for name in names]
     console = Console(stderr=True, quiet=path is None)
     options = ReadOptions(format, column, id_column)
+    sources = expand(data, options)
+    if path is not None and path.exists():
+        for source in sources:
+            if os.path.exists(source.name) and path.samefile(source.name):  # noqa: PTH110 (Path.exists raises on a long name)
+                raise UserError(f"{path}: is one of the inputs, and would be replaced; choose another name for out")
     account = Account()
     kept: dict[bytes, Any] = {}
     rows: Rows = []
     count = 0
     with _writer(path, rows) as write:
-        for chunk in _chunks(expand(data, options), options, asked, account):
+        for chunk in _chunks(sources, options, asked, account):
             found = [_answer(predictor, chunk) for predictor in predictors]
             told = [_tell(p.asked, f, probabilities, t) for p, f, t in zip(predictors, found, titles, strict=True)]
             write(

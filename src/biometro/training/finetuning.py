@@ -155,11 +155,12 @@ def build(
     module = LabelHead(LabelHeadConfig(width, task.outputs, pooling, head.hidden, head.dropout))
     module.mean.copy_(torch.from_numpy(moments[0]))
     module.std.copy_(torch.from_numpy(moments[1]))
-    if not task.discrete:
+    if not task.kind.endswith("classification"):
         known = np.concatenate(train_set.truth)[:, None] if task.per_residue else np.asarray(train_set.truth)
         for name, column in zip(task.names, known.T, strict=True):
             if not np.isfinite(column).any():
                 raise UserError(f"{name}: no training sequence has a known value; leave it out of labels.column")
+    if not task.discrete:
         module.offset.copy_(torch.from_numpy(np.nanmean(known, axis=0)))
         spread = np.nanstd(known, axis=0)
         module.unit.copy_(torch.from_numpy(np.where(spread > 0, spread, 1)))
