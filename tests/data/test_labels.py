@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from biometro.data.labels import read_labelled
 from biometro.data.sources import ReadOptions
 from biometro.data.task import LabelConfig, Task
+from biometro.data.truth import _order
 from biometro.errors import UserError
 
 
@@ -217,3 +218,65 @@ def test_rows_of_one_assay_and_no_more_than_asked_for(tmp_path: Path) -> None:
     fasta = write(tmp_path / "x.fasta", ">a|1\nMKT\n")
     with pytest.raises(UserError, match=r"labels.where chooses rows of a table"):
         read_labelled(fasta, LabelConfig(task="regression", field=1, where={"assay": "a"}))
+
+
+def test_lists_of_labels_are_several_labels(tmp_path: Path) -> None:
+    """An empty list says that there is none; None, that it is not known."""
+    data = table(tmp_path / "x.parquet", {"sequence": LETTERS, "label": [["b", "a"], [], ["b"], None]})
+    found = read_labelled(data, LabelConfig(task="multilabel", bad="drop"))
+    assert found.task.names == ("a", "b") and found.account.dropped == {"label: unknown": 1}
+    np.testing.assert_array_equal(found.truth, [[1, 1], [0, 0], [0, 1]])
+    with pytest.raises(UserError, match="a list where one class was expected"):
+        read_labelled(data, LabelConfig())
+
+
+def test_residue_labels_that_do_not_fit_a_tidied_sequence_say_so(tmp_path: Path) -> None:
+    data = table(tmp_path / "x.parquet", {"sequence": ["MK-TA", "MKTAC"], "label": ["HH-HH", "CCCCC"]})
+    with pytest.raises(UserError, match="of another length than its sequence, of which gaps and stops were taken out"):
+        read_labelled(data, LabelConfig(task="residue_classification"))
+
+
+def test_residue_labels_as_python_prints_them(tmp_path: Path) -> None:
+    data = table(tmp_path / "x.parquet", {"sequence": LETTERS[:2], "label": ["['H', 'H', 'E', '?', 'C']", "CCCCC"]})
+    found = read_labelled(data, LabelConfig(task="residue_classification"))
+    assert found.task.names == ("C", "E", "H")
+    with pytest.raises(UserError, match="all residues have one class, 'C'; classification takes two"):
+        read_labelled(
+            table(tmp_path / "y.parquet", {"sequence": LETTERS[:1], "label": ["CCCCC"]}),
+            LabelConfig(task="residue_classification"),
+        )
+
+
+def test_masks(tmp_path: Path) -> None:
+    config = LabelConfig(task="residue_classification", mask="seen")
+    cells = {"sequence": LETTERS[:2], "label": ["HHEEC", "CCCCC"]}
+    for marks in (["0 1 1 1 1"] * 2, ["false true true true true"] * 2, [[False, True, True, True, True]] * 2):
+        found = read_labelled(table(tmp_path / "x.parquet", {**cells, "seen": marks}), config)
+        assert [t.tolist() for t in found.truth] == [[-1, 2, 1, 1, 0], [-1, 0, 0, 0, 0]]
+    with pytest.raises(UserError, match="a mask is 0 or 1 for each residue"):
+        read_labelled(table(tmp_path / "x.parquet", {**cells, "seen": ["nnyyy", "yyyyy"]}), config)
+
+
+def test_a_class_that_is_called_nan_has_its_place() -> None:
+    names = ["2", "NAN", "1", "b", "10", "a"]
+    for turn in range(len(names)):
+        assert sorted(names[turn:] + names[:turn], key=_order) == ["1", "2", "10", "NAN", "a", "b"]
+
+
+def test_identifiers_of_a_second_file_are_no_sequences(tmp_path: Path) -> None:
+    data = write(tmp_path / "x.fasta", ">1 first\nMKT\n>2\nMKA\n")
+    config: Any = {"task": "regression", "file_id": "id", "column": "y"}
+    numbers = table(tmp_path / "y.parquet", {"id": [1, 2], "y": [0.5, 1.5]})
+    assert np.asarray(read_labelled(data, LabelConfig(file=numbers, **config)).truth)[:, 0].tolist() == [0.5, 1.5]
+    foreign = write(tmp_path / "z.csv", "id,y\n1,0.5\n2,1.5\né-3,4\n")
+    assert len(read_labelled(data, LabelConfig(file=foreign, **config))) == 2
+    with pytest.raises(UserError, match="an empty cell where an identifier was expected"):
+        read_labelled(data, LabelConfig(file=write(tmp_path / "z.csv", "id,y\n ,0.5\n"), **config))
+    with pytest.raises(UserError, match="only a table has a column 'side' to split by"):
+        read_labelled(data, LabelConfig(file=numbers, **config), ReadOptions(split_column="side"))
+
+
+def test_records_of_text_are_counted_before_any_is_left_out(tmp_path: Path) -> None:
+    data = write(tmp_path / "x.csv", "sequence,label\nCCO,1\nCCN,\nc1ccccc1,3\n")
+    found = read_labelled(data, LabelConfig(task="regression", bad="drop"), kind="text")
+    assert (len(found), found.account.read) == (2, 3)

@@ -17,11 +17,16 @@ import yaml
 
 import biometro
 from biometro import cli
-from biometro.data import families
+from biometro.data import families, sides
+from biometro.data.labels import read_labelled
+from biometro.data.sides import SplitConfig
+from biometro.data.task import LabelConfig
 from biometro.errors import UserError
 from biometro.jobs.finetune import Finetuned
 from biometro.model.load import load
 from conftest import esm2_folder, recipes_of
+from fuzz.readers import a_protbert_folder
+from model.test_huggingface import a_chemberta_folder
 
 FAMILIES = 4
 
@@ -101,18 +106,6 @@ def test_what_is_done_is_not_done_again(done: Path, fasta: Path, base: Path, mon
     assert {p: p.stat().st_mtime_ns for p in done.rglob("result.json")} == before
     with pytest.raises(AssertionError, match="fitted again"):
         cli.main(options(fasta, base, done, "--depth=probe", "--seeds=3", "--lora.layers=all", "--head.hidden=16"))
-
-
-def test_the_best_model_stays_when_worse_ones_come_later(done: Path, fasta: Path, base: Path, tmp_path: Path) -> None:
-    """The rest of a comparison, run by another process, knows how good the first part was."""
-    run = tmp_path / "run"
-    more = ["--baselines=false", "--split.identity=0", "--report=false"]
-    assert cli.main(options(fasta, base, run, "--depth=lora_head", *more)) == 0
-    weights = (run / "model" / "model.safetensors").read_bytes()
-    assert cli.main(options(fasta, base, run, "--depth=[lora_head, full]", *more)) == 0
-    fits = results_of(run)["splits"]["random"]["methods"]
-    assert fits["lora_head"]["runs"][0]["valid"]["macro_f1"] > fits["full"]["runs"][0]["valid"]["macro_f1"]
-    assert (run / "model" / "model.safetensors").read_bytes() == weights
 
 
 def test_another_option_or_other_labels_need_another_run(
@@ -294,7 +287,7 @@ def test_numbers_and_residues_with_a_split_that_is_given(task: str, base: Path, 
 
 
 def test_mistakes_are_one_clear_line(
-    fasta: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    done: Path, fasta: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases = [
         (["--labels.key=class"], "exclude one another"),
@@ -315,6 +308,11 @@ def test_mistakes_are_one_clear_line(
     assert cli.main(["predict", f"--model={base}", "--data=MKT", f"--out={tmp_path / 'x.csv'}"]) == 1
     assert "is not fine-tuned" in capsys.readouterr().err
     assert cli.main(["predict", f"--model={base}", "--data=MKT", f"--out={tmp_path / 'x.txt'}"]) == 1
+    inputs = tmp_path / "in.csv"
+    inputs.write_text("sequence\nMKT\n")
+    assert cli.main(["predict", f"--model={done / 'model'}", f"--data={inputs}", f"--out={inputs}"]) == 1
+    assert "is one of the inputs" in capsys.readouterr().err and inputs.read_text() == "sequence\nMKT\n"
+    assert cli.main(["predict", f"--model={base}", "--data=MKT", f"--out={tmp_path / 'x.txt'}"]) == 1
     assert "must end in one of .csv" in capsys.readouterr().err and not (tmp_path / "x.csv").exists()
 
 
@@ -334,15 +332,161 @@ def test_mmseqs_that_is_missing_is_named(
 
 
 def test_the_function_returns_what_the_file_holds(fasta: Path, base: Path, tmp_path: Path) -> None:
-    from biometro.data.sides import SplitConfig
-    from biometro.data.task import LabelConfig
-
     found = biometro.finetune(
         str(base), str(fasta), str(tmp_path / "r"), LabelConfig(field=0), SplitConfig(identity=0), baselines=False,
         report=False,
     )  # fmt: skip
     assert isinstance(found, Finetuned) and found.stopped is None
     assert json.loads(json.dumps(found.results)) == results_of(tmp_path / "r")
+
+
+QUICK = ("--baselines=false", "--split.identity=0", "--report=false")
+
+
+def test_the_best_of_all_fits_stays_when_a_later_command_adds_worse_ones(
+    fasta: Path, base: Path, tmp_path: Path
+) -> None:
+    """A run that was stopped between two fits knows what the first was worth."""
+    run = tmp_path / "run"
+    assert cli.main(options(fasta, base, run, *QUICK, "--depth=full")) == 0
+    kept = (run / "model" / "config.json").read_text()
+    result = run / "random" / "full-0" / "result.json"
+    said = json.loads(result.read_text())
+    said["valid"]["macro_f1"] = 2.0  # better than any
+    result.write_text(json.dumps(said))
+    assert cli.main(options(fasta, base, run, *QUICK, "--depth=[probe, probe]")) == 0
+    assert (run / "model" / "config.json").read_text() == kept
+    (split,) = results_of(run)["splits"].values()
+    assert len(split["methods"]["probe"]["runs"]) == 1  # named twice, fitted and counted once
+
+
+def test_a_result_is_kept_before_its_checkpoints_go(
+    fasta: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+
+    def killed(self: Any, place: Path, said: Any) -> None:
+        assert list((place / "checkpoints").glob("step-*"))
+        raise RuntimeError("killed")
+
+    command = options(fasta, base, run, *QUICK, "--depth=full")
+    with monkeypatch.context() as patch:
+        patch.setattr("biometro.jobs.comparison.Comparison._keep", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            cli.main(command)
+    assert cli.main(command) == 0
+    assert not list(run.rglob("checkpoints/step-*")) and (run / "random" / "full-0" / "result.json").exists()
+
+
+def test_numbers_of_few_sequences_have_no_interval_but_an_answer(base: Path, tmp_path: Path) -> None:
+    """Nine validation sequences are needed for an interval of 90 %; the model must load all the same."""
+    data = number_table(tmp_path / "x.parquet", per_residue=False)
+    pq.write_table(pq.read_table(data).slice(0, 20), data)
+    command = ["finetune", f"--model={base}", f"--data={data}", f"--run={tmp_path / 'r'}", "--labels.task=regression"]
+    assert cli.main([*command, *QUICK]) == 0
+    row = biometro.predict(str(tmp_path / "r" / "model"), ["MKTAYIAKQR"]).rows[0]
+    assert np.isfinite(row["label"]) and (row["label low"], row["label high"]) == (-np.inf, np.inf)
+
+
+def test_what_cannot_be_learnt_or_chosen_by_is_refused(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = number_table(tmp_path / "x.parquet", per_residue=False)
+    found = pq.read_table(data)
+    sides = found.column("side").to_pylist()
+    only_test = pa.array([1.0 if side == "test" else None for side in sides])
+    same_in_valid = pa.array([3.0 if side == "val" else float(i) for i, side in enumerate(sides)])
+    pq.write_table(found.append_column("blank", only_test).append_column("same", same_in_valid), data)
+    command = [
+        "finetune", f"--model={base}", f"--data={data}", f"--run={tmp_path / 'r'}", "--labels.task=regression",
+        "--split.by=column", "--split.column=side", *QUICK,
+    ]  # fmt: skip
+    assert cli.main([*command, "--labels.column=[label, blank]"]) == 1
+    assert "blank: no training sequence has a known value" in capsys.readouterr().err
+    pq.write_table(pq.read_table(data).append_column("even", pa.array([i % 2 for i in range(len(sides))])), data)
+    assert cli.main([*command, "--labels.task=multilabel", "--labels.column=[even, blank]"]) == 1
+    assert "blank: no training sequence has a known value" in capsys.readouterr().err
+    assert cli.main([*command, "--labels.column=same"]) == 1
+    assert "spearman is undefined on the 10 validation sequences" in capsys.readouterr().err
+    assert cli.main([*command, "--labels.column=same", "--training.metric=rmse"]) == 0
+    assert cli.main([*command[:1], "--model=nowhere", *command[2:]]) == 1
+    assert "nowhere: there is no such model" in capsys.readouterr().err
+
+
+def test_columns_are_compared_with_their_own_answers(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = number_table(tmp_path / "x.parquet", per_residue=False)
+    found = pq.read_table(data)
+    pq.write_table(found.append_column("more", pa.array([float(i) for i in range(len(found))])), data)
+    command = ["finetune", f"--model={base}", f"--data={data}", f"--run={tmp_path / 'r'}", "--labels.task=regression"]
+    assert cli.main([*command, *QUICK, "--labels.column=[label, more]"]) == 0
+    command = ["predict", f"--model={tmp_path / 'r' / 'model'}", f"--data={data}", f"--out={tmp_path / 'p.csv'}"]
+    command += ["--compare=true", "--labels.task=regression"]
+    assert cli.main([*command, "--labels.column=[label, more]"]) == 0
+    for columns in ("[more, label]", "label"):
+        capsys.readouterr()
+        assert cli.main([*command, f"--labels.column={columns}"]) == 1
+        assert "this model answers, in this order, label, more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("depth", ["probe", "lora", "full"])
+def test_a_model_with_an_adapter_can_be_fitted_further(
+    depth: str, adapted: list[Path], fasta: Path, tmp_path: Path
+) -> None:
+    """Its adapter is part of the encoder; what is answered is what was judged."""
+    run = tmp_path / "run"
+    assert cli.main(options(fasta, adapted[0], run, *QUICK, f"--depth={depth}")) == 0
+    (method,) = results_of(run)["splits"]["random"]["methods"].values()
+    labels = LabelConfig(field=0)
+    whole = biometro.predict(str(run / "model"), str(fasta), compare=True, labels=labels).figures
+    assert whole is not None
+    letters = biometro.embed(str(adapted[0]), ["MKTAYIAKQR"]).vectors[0]  # type: ignore[union-attr]
+    if depth == "probe":  # the encoder is that of the adapted model
+        own = biometro.embed(str(run / "model"), ["MKTAYIAKQR"]).vectors[0]  # type: ignore[union-attr]
+        np.testing.assert_allclose(own, letters, atol=2e-5)
+    test = fasta.with_name(f"{depth}-test.fasta")
+    texts = fasta.read_text().split(">")[1:]
+    labelled = read_labelled(str(fasta), labels)
+    division = sides.divide(labelled, "random", SplitConfig(valid=0.2, identity=0), 0)
+    test.write_text("".join(f">{texts[i]}" for i in division.test))
+    figures = biometro.predict(str(run / "model"), str(test), compare=True, labels=labels).figures
+    assert figures is not None
+    for name in ("accuracy", "log_loss"):
+        assert abs(figures[name] - method["runs"][0]["figures"][name]) < 1e-4
+
+
+def test_a_residue_model_with_a_table_of_positions_names_what_is_too_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Residues beyond have no answer; the encoder's own error names no record."""
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    a_protbert_folder(bert)
+    data = number_table(tmp_path / "x.parquet", per_residue=True)
+    command = ["finetune", f"--model={bert}", f"--data={data}", f"--run={tmp_path / 'r'}", "--split.valid=0.2"]
+    assert cli.main([*command, *QUICK, "--labels.task=residue_classification"]) == 0
+    longer = tmp_path / "long.fasta"
+    longer.write_text(f">short\nMKT\n>long\n{'MKTAY' * 10}\n")
+    capsys.readouterr()
+    command = ["predict", f"--model={tmp_path / 'r' / 'model'}", f"--data={longer}", f"--out={tmp_path / 'p.csv'}"]
+    assert cli.main(command) == 1
+    said = capsys.readouterr().err
+    assert "long.fasta, line 3 (long): 50 residues, more than the 38 that this model has positions for" in said
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_attention_over_tokens_that_are_no_letters_is_refused_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "chemberta"
+    folder.mkdir()
+    a_chemberta_folder(folder)
+    data = tmp_path / "x.csv"
+    data.write_text("sequence,label\n" + "".join(f"{'C' * i}O,{'ab'[i % 2]}\n" for i in range(1, 21)))
+    command = ["finetune", f"--model={folder}", f"--data={data}", f"--run={tmp_path / 'r'}", "--kind=text", *QUICK]
+    assert cli.main([*command, "--head.pooling=attention"]) == 1
+    assert "head.pooling must be mean or cls" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", recipes_of("finetune"), ids=lambda p: p.stem)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,9 +99,12 @@ def read_labelled(
         try:
             items.append((record, letters, parse(raw, task, config, len(letters))))
         except BadLabelError as error:
-            account.drop(str(error), record)
+            shorter = error.length and len(letters) < len(record.raw.strip())
+            account.drop(f"{error}, of which gaps and stops were taken out" if shorter else str(error), record)
     if config.bad == "fail":
         _refuse(account, len(found), "labels.bad: drop leaves such records out")
+    if task.kind == "residue_classification" and not fixed and items and task.outputs < 2:
+        raise UserError(f"all residues have one class, {task.names[0]!r}; classification takes two")
     keep = _once(items, config, task, account)
     if not keep:
         raise UserError(f"no sequence with a usable label is left of {len(found)}; dropped: {account.dropped}")
@@ -151,12 +154,10 @@ def _records(
         if from_header and where:
             raise UserError(f"{source.name}: labels.where chooses rows of a table, and this is none")
         fields = () if from_header else (*(() if table is not None else config.cells), *where)
-        own = ReadOptions(
-            options.format, options.column, options.id_column, None if from_header else options.split_column, fields
-        )
+        own = ReadOptions(options.format, options.column, options.id_column, options.split_column, fields)
         rows = (r for r in read(source, own) if all(map(_says, r.fields[len(r.fields) - len(where) :], where.values())))
         if kind == "text":
-            pairs: Iterator[tuple[Record, bytes]] = ((record, record.raw.strip()) for record in rows)
+            pairs: Iterator[tuple[Record, bytes]] = _as_they_stand(rows, account)
         else:
             pairs = clean_records(rows, residues, account, 1, None)
         for record, letters in pairs:
@@ -164,6 +165,12 @@ def _records(
                 yield record, letters, table.get(record.id)
             else:
                 yield record, letters, _from_header(record, config) if from_header else record.fields
+
+
+def _as_they_stand(records: Iterable[Record], account: Account) -> Iterator[tuple[Record, bytes]]:
+    for record in records:
+        account.read += 1
+        yield record, record.raw.strip()
 
 
 def _says(cell: Any, wanted: str) -> bool:
@@ -177,8 +184,8 @@ def _label_file(config: LabelConfig) -> dict[str, Cells]:
     for source in expand(config.file):
         if source.format not in _TABLES:
             raise UserError(f"{config.file}: labels.file must be a CSV, TSV or Parquet table")
-        for record in read(source, ReadOptions(column=config.file_id, fields=config.cells)):
-            name = record.raw.decode("ascii").strip()
+        for record in read(source, ReadOptions(column=config.file_id, fields=config.cells, identifiers=True)):
+            name = record.raw.decode().strip()
             if table.setdefault(name, record.fields) != record.fields:
                 raise UserError(f"{record.where}: a second label for {name!r}, and another one")
     return table

@@ -110,6 +110,7 @@ class ReadOptions:
         id_column: the table column that holds an identifier; without it, rows are numbered.
         split_column: the table column that names the side of the split.
         fields: table columns whose cells come along with each record, as they are.
+        identifiers: `column` holds identifiers (text in any letters, or whole numbers) instead of sequences.
     """
 
     format: Format = "auto"
@@ -117,6 +118,7 @@ class ReadOptions:
     id_column: str | None = None
     split_column: str | None = None
     fields: tuple[str, ...] = ()
+    identifiers: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -337,7 +339,8 @@ def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iter
                 )
             id_ = str(number) if id_column is None else row[id_column]
             split = None if split_column is None else row[split_column]
-            yield _cell_record(source, id_, row[column], rows.line_num, split, tuple(row[i] for i in fields))
+            more = tuple(row[i] for i in fields)
+            yield _cell_record(source, id_, row[column], rows.line_num, split, more, options.identifiers)
         if number == 0:
             raise UserError(fasta.no_sequence(source.name))
     except csv.Error as error:
@@ -392,17 +395,20 @@ def _read_parquet(source: Source, file: pq.ParquetFile, piece: Piece, options: R
         fields = list(zip(*more, strict=True)) or [()] * len(cells)
         for id_, cell, split, extra in zip(ids, cells, sides, fields, strict=True):
             row += 1
-            yield _cell_record(
-                source, str(row) if id_ is None else str(id_), cell, row, None if split is None else str(split), extra
-            )
+            side = None if split is None else str(split)
+            name = str(row) if id_ is None else str(id_)
+            yield _cell_record(source, name, cell, row, side, extra, options.identifiers)
 
 
 def _cell_record(
-    source: Source, id_: str, cell: Any, line: int, split: str | None, fields: tuple[Any, ...] = ()
+    source: Source, id_: str, cell: Any, line: int, split: str | None, fields: tuple[Any, ...], identifier: bool
 ) -> Record:
+    if identifier and isinstance(cell, str | int) and str(cell).strip():
+        return Record(id_, str(cell).encode(), source.name, line, split, "", fields)
     if not isinstance(cell, str) or not cell.strip():
+        wanted = "an identifier" if identifier else "a sequence"
         what = "an empty cell" if cell is None or cell == "" or isinstance(cell, str) else f"a {type(cell).__name__}"
-        raise UserError(f"{source.name}, line {line}: {what} where a sequence was expected")
+        raise UserError(f"{source.name}, line {line}: {what} where {wanted} was expected")
     try:
         return Record(id_, cell.encode("ascii"), source.name, line, split, "", fields)
     except UnicodeEncodeError as error:

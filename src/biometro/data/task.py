@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -137,6 +138,14 @@ class Answers:
     residues: ResiduePolicy
     max_length: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON, which has no infinity: the radius of a column that none can be given for is None."""
+        said = dataclasses.asdict(self)
+        radius = self.calibration.radius
+        if radius is not None:
+            said["calibration"]["radius"] = [entry if math.isfinite(entry) else None for entry in radius]
+        return said
+
     @classmethod
     def from_json(cls, found: Any) -> Answers:
         """Raises ValueError, TypeError or KeyError where a stranger's file says what cannot be."""
@@ -145,7 +154,9 @@ class Answers:
             raise ValueError(f"there is no task {task}")
         said = dict(found["calibration"])
         radius = said.pop("radius")
-        calibration = Calibration(**said, radius=None if radius is None else tuple(map(float, radius)))
+        if radius is not None:
+            radius = tuple(math.inf if entry is None else float(entry) for entry in radius)
+        calibration = Calibration(**said, radius=radius)
         if not 0 < calibration.temperature < 1e6 or not 0 < calibration.coverage < 1:
             raise ValueError("temperature and coverage must be above 0, coverage below 1")
         if calibration.radius is not None and len(calibration.radius) != len(task.names):

@@ -20,14 +20,19 @@ Cells = tuple[Any, ...]
 LABEL = "label: "  # how reasons begin that have to do with labels
 _MOST_CLASSES = 1000
 _NUMBERS = re.compile(r"[\s,;]+")
+_MARKS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
 class BadLabelError(Exception):
-    """Why a label is of no use."""
+    """Why a label is of no use; `length`: because it has another length than its sequence."""
+
+    length = False
 
 
-def _bad(reason: str) -> BadLabelError:
-    return BadLabelError(LABEL + reason)
+def _bad(reason: str, length: bool = False) -> BadLabelError:
+    error = BadLabelError(LABEL + reason)
+    error.length = length
+    return error
 
 
 def _is_unknown(cell: Any, config: LabelConfig) -> bool:
@@ -41,6 +46,12 @@ def _name(cell: Any) -> str:
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 
+def _several(cell: Any, config: LabelConfig) -> list[str]:
+    """The names in the cell of several labels: a list (of Parquet), or text with separators."""
+    parts = cell if isinstance(cell, list | tuple) else str(cell).split(config.several)
+    return [name for name in map(_name, parts) if name]
+
+
 def _cells(cell: Any, length: int) -> list[Any]:
     """A cell for each residue: a list, a string with a letter for each, or one with separators."""
     if isinstance(cell, list | tuple | np.ndarray):
@@ -48,7 +59,7 @@ def _cells(cell: Any, length: int) -> list[Any]:
     text = str(cell).strip()
     if len(text) == length:
         return list(text)
-    return _NUMBERS.split(text.strip("[]() \t"))
+    return [part.strip("'\"") for part in _NUMBERS.split(text.strip("[]() \t"))]  # quotes: a list as Python prints it
 
 
 def find_task(found: Iterable[tuple[bytes, Cells | None]], config: LabelConfig) -> Task:
@@ -66,7 +77,7 @@ def find_task(found: Iterable[tuple[bytes, Cells | None]], config: LabelConfig) 
                 {_name(cell) for cell in cells if not _is_unknown(cell, config)} if _fits(cells, letters) else ()
             )
         elif kind == "multilabel":
-            names.update(part.strip() for part in str(raw[0]).split(config.several))
+            names.update(_several(raw[0], config))
         else:
             names.add(_name(raw[0]))
     names.discard("")
@@ -83,9 +94,10 @@ def _fits(cells: Sequence[Any], letters: bytes) -> bool:
 def _order(name: str) -> tuple[int, float, str]:
     """Numbers by value, then words by letters."""
     try:
-        return 0, float(name), name
+        value = float(name)
     except ValueError:
-        return 1, 0.0, name
+        value = math.nan
+    return (1, 0.0, name) if math.isnan(value) else (0, value, name)
 
 
 def parse(raw: Cells | None, task: Task, config: LabelConfig, length: int) -> np.ndarray:
@@ -101,6 +113,8 @@ def parse(raw: Cells | None, task: Task, config: LabelConfig, length: int) -> np
         return np.array([_number(cell, config) for cell in raw[:count]], dtype=np.float32)
     places = {name: number for number, name in enumerate(task.names)}
     if task.kind == "classification":
+        if isinstance(raw[0], list):
+            raise _bad("a list where one class was expected")
         if _name(raw[0]) not in places:
             raise _bad(f"{_name(raw[0])!r} is none of the classes")
         return np.array(places[_name(raw[0])], dtype=np.int64)
@@ -110,7 +124,7 @@ def parse(raw: Cells | None, task: Task, config: LabelConfig, length: int) -> np
             raise _bad("neither 0 nor 1")
         return values
     values = np.zeros(task.outputs, dtype=np.float32)
-    for name in filter(None, (part.strip() for part in str(raw[0]).split(config.several))):
+    for name in _several(raw[0], config):
         if name not in places:
             raise _bad(f"{name!r} is none of the labels")
         values[places[name]] = 1
@@ -146,7 +160,7 @@ def _parse_residues(raw: Cells, task: Task, config: LabelConfig, length: int) ->
         raise _bad("unknown")
     cells = _cells(raw[0], length)
     if len(cells) != length:
-        raise _bad("of another length than its sequence")
+        raise _bad("of another length than its sequence", length=True)
     if task.kind == "residue_regression":
         values = np.array([_number(cell, config) for cell in cells], dtype=np.float32)
         unknown: float = math.nan
@@ -162,8 +176,11 @@ def _parse_residues(raw: Cells, task: Task, config: LabelConfig, length: int) ->
     if config.mask is not None:
         marks = _cells(raw[1], length)
         if len(marks) != length:
-            raise _bad("mask of another length than its sequence")
-        values[[str(mark).strip() in ("0", "0.0", "False") for mark in marks]] = unknown
+            raise _bad("mask of another length than its sequence", length=True)
+        said = [str(mark).strip().lower() for mark in marks]
+        if not {*said} <= _MARKS.keys():
+            raise _bad("a mask is 0 or 1 for each residue")
+        values[[not _MARKS[mark] for mark in said]] = unknown
     if not (values != unknown if task.kind == "residue_classification" else np.isfinite(values)).any():
         raise _bad("unknown")
     return values

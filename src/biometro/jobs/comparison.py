@@ -71,8 +71,8 @@ class Comparison:
             _encode(base, record, letters) for record, letters in zip(labelled.ids, self.letters, strict=True)
         ]
         self.vectors: dict[str, list[np.ndarray]] = {}
-        self.best: tuple[str, float] | None = None
-        """Of the fits so far: the split and its validation's figure."""
+        self.first: str | None = None
+        """The first split, whose fits compete for model/."""
 
     def describe(self) -> dict[str, Any]:
         """The beginning of results.json; says aloud what was read."""
@@ -99,6 +99,7 @@ class Comparison:
 
     def begin_split(self, division: Division, identity: float) -> dict[str, Any]:
         """The entry of a split; says aloud its sizes and leak."""
+        self.first = self.first or division.by
         parts = {"train": division.train, "valid": division.valid, "test": division.test}
         entry: dict[str, Any] = {
             "sizes": division.sizes(), "classes": {}, "identity": identity, "methods": {},
@@ -150,9 +151,7 @@ class Comparison:
         """One fit, or what is known of it from before; gives why it was stopped early, if it was."""
         place = self.folder / division.by / f"{depth}-{seed}"
         said = self.world.first(lambda: self._known(place))
-        if said is not None:
-            self._best_so_far(division.by, said["valid"][self.metric])
-        else:
+        if said is None:
             began = time.perf_counter()
             made = {name: self.examples(getattr(division, name), depth) for name in ("train", "valid", "test")}
             moments = self.world.first(lambda: self.moments(division.train))
@@ -186,6 +185,8 @@ class Comparison:
                 return said
 
             said = self.world.first(conclude)
+        if self.world.leads:  # of a run that was killed too, after its result was kept
+            shutil.rmtree(place / "checkpoints", ignore_errors=True)
         self._enter(entry, depth, said, baseline=False)
         return None
 
@@ -250,19 +251,21 @@ class Comparison:
         )
         said |= {"valid": results.plain(valid), "history": self._history(place)}
         said |= {"temperature": fitted.temperature, "threshold": fitted.threshold, "radius": fitted.radius}
-        if self._best_so_far(division.by, valid[self.metric]):
+        if division.by == self.first and self._best_so_far(division.by, valid[self.metric]):
             self._save(objective, fitted, depth, division, said)
-        shutil.rmtree(place / "checkpoints", ignore_errors=True)
         return results.plain(said) if isinstance(said, dict) else said
 
     def _best_so_far(self, by: str, value: float | None) -> bool:
-        """Whether no fit on the first split was better on validation; notes that one now is."""
-        value = -np.inf if value is None or not np.isfinite(value) else float(value)
-        value = value if metrics.larger_is_better(self.metric) else -value
-        if self.best is None or (self.best[0] == by and value > self.best[1]):
-            self.best = (by, value)
-            return True
-        return False
+        """Whether no fit on this split was as good on validation, those of earlier commands in this folder included."""
+
+        def worth(figure: float | None) -> float:
+            if figure is None or not np.isfinite(figure):
+                return -np.inf
+            return float(figure) if metrics.larger_is_better(self.metric) else -float(figure)
+
+        results_kept = (read_json(path) for path in (self.folder / by).glob("*/result.json"))
+        before = [worth(said["valid"].get(self.metric)) for said in results_kept if "valid" in said]
+        return not before or worth(value) > max(before)
 
     def _save(
         self, objective: Supervised, fitted: Calibration, depth: Depth, division: Division, said: dict[str, Any]

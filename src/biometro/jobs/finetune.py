@@ -32,7 +32,7 @@ from biometro.files import write_file
 from biometro.jobs.comparison import Comparison
 from biometro.model.adapters import LoraConfig
 from biometro.model.bundle import Bundle
-from biometro.model.load import fingerprint, load
+from biometro.model.load import fingerprint, load, merged
 from biometro.training import parallel, runs
 from biometro.training.finetuning import FROZEN, Depth, FitConfig, HeadConfig
 from biometro.training.signals import StopRequest
@@ -115,7 +115,7 @@ def finetune(
         StopRequest(training.max_minutes) as request,
         parallel.join(device, training.parallel.timeout_minutes) as world,
     ):
-        depths: list[Depth] = list(depth) if isinstance(depth, list) else [depth]
+        depths: list[Depth] = list(dict.fromkeys(depth)) if isinstance(depth, list) else [depth]
         if seeds < 1 or not 0 < coverage < 1 or max_length < 2 or not depths:
             raise UserError(
                 "seeds must be at least 1, coverage between 0 and 1, max_length at least 2, depth not empty"
@@ -137,8 +137,8 @@ def finetune(
         }  # fmt: skip
         folder = Path(run)
         weights = fingerprint(model)
-        base = load(model)
-        _check_reads(base, kind, labelled.task, model)
+        base = merged(load(model))  # an adapter becomes part of the encoder that is fitted
+        _check_reads(base, head, labelled.task, model)
         with ExitStack() as held:
             digest = hashlib.sha256(f"{weights} {_digest(labelled)}".encode()).hexdigest()
             world.first(lambda: runs.begin(folder, recipe, "labels or model", digest, _FREE, held))
@@ -164,10 +164,14 @@ def finetune(
     return Finetuned(said)
 
 
-def _check_reads(base: Bundle, kind: SequenceKind, task: Task, model: str) -> None:
-    """Raises UserError where the model cannot read these sequences, or has no token for each residue."""
-    if task.per_residue and not base.alphabet.letter_is_token:
+def _check_reads(base: Bundle, head: HeadConfig, task: Task, model: str) -> None:
+    """Raises UserError where residues have labels or weights, and the model has no token for each of them."""
+    if base.alphabet.letter_is_token:
+        return
+    if task.per_residue:
         raise UserError(f"{model}: its tokens are not residues, so it cannot answer for each residue")
+    if head.pooling == "attention":
+        raise UserError(f"{model}: its tokens are not single letters; head.pooling must be mean or cls")
 
 
 def _digest(labelled: Labelled) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,12 +102,17 @@ def predict(
         titles = [f"{name}: " for name in names]
     console = Console(stderr=True, quiet=path is None)
     options = ReadOptions(format, column, id_column)
+    sources = expand(data, options)
+    if path is not None and path.exists():
+        for source in sources:
+            if os.path.exists(source.name) and path.samefile(source.name):  # noqa: PTH110 (Path.exists raises on a long name)
+                raise UserError(f"{path}: is one of the inputs, and would be replaced; choose another name for out")
     account = Account()
     kept: dict[bytes, Any] = {}
     rows: Rows = []
     count = 0
     with _writer(path, rows) as write:
-        for chunk in _chunks(expand(data, options), options, asked, account):
+        for chunk in _chunks(sources, options, asked, account):
             found = [_answer(predictor, chunk) for predictor in predictors]
             told = [_tell(p.asked, f, probabilities, t) for p, f, t in zip(predictors, found, titles, strict=True)]
             write(
@@ -148,6 +154,14 @@ def _chunks(
 
 
 def _answer(predictor: Predictor, chunk: Sequence[tuple[Record, bytes]]) -> Any:
+    longest = predictor.bundle.longest
+    if predictor.task.per_residue and longest is not None:
+        for record, letters in chunk:
+            if len(letters) > longest:
+                raise UserError(
+                    f"{record.where} ({record.id}): {len(letters):,} residues, more than the {longest:,} that this "
+                    "model has positions for; cut the sequence into pieces"
+                )
     try:
         return predictor([letters for _, letters in chunk])
     except AlphabetError:
@@ -294,6 +308,12 @@ def _compare(
     """Figures of the answers against labels."""
     task = asked.task
     labels = dataclasses.replace(labels, task=task.kind)
+    # one column of names serves several labels, and the column of one number may have another name here
+    several = len(labels.columns) > 1 or (task.kind == "regression" and task.outputs > 1)
+    if several and tuple(labels.columns) != task.names:
+        raise UserError(
+            f"labels.column is {', '.join(labels.columns)}; this model answers, in this order, {', '.join(task.names)}"
+        )
     labelled = read_labelled(data, labels, options, asked.residues, asked.kind, task)
     found = [kept[letters] for letters in labelled.letters]
     figures = metrics.measure(task.kind, labelled.truth, found if task.per_residue else np.stack(found), task.names)

@@ -135,7 +135,7 @@ class Bundle:
             "facts": self.facts,
         }
         if self.answers is not None:
-            config["answers"] = dataclasses.asdict(self.answers)
+            config["answers"] = self.answers.to_json()
         if self.base is not None:
             config["base"] = dataclasses.asdict(self.base)
         with new_folder(folder) as work:

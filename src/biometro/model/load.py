@@ -18,7 +18,8 @@ from biometro.untrusted import inside, read_json
 def load(model: str | Path, base: str | Path | None = None) -> Bundle:
     """A model from a folder of ours, a Hugging Face folder, or a fair-esm `.pt` file; on CPU, in eval mode.
 
-    A folder that holds an adapter names its base; `base` says where that is now, if it was moved. ESM-2 becomes an
+    A folder that holds an adapter names its base; `base` says where that is now, if it was moved (a base that is an
+    adapter itself is folded into its own). ESM-2 becomes an
     encoder of our own; others (ProtBert, ProtT5, Ankh, ChemBERTa) stay transformers' models.
 
     Raises UserError where the path is none of these, or is damaged.
@@ -43,7 +44,7 @@ def load(model: str | Path, base: str | Path | None = None) -> Bundle:
     named = base_of(path, config)
     if named is None:
         return from_folder(path, config).eval()
-    return from_folder(path, config, load(_find_base(path, named, base))).eval()
+    return from_folder(path, config, merged(load(_find_base(path, named, base)))).eval()
 
 
 def _find_base(path: Path, named: BaseModel, base: str | Path | None) -> Path:
@@ -72,7 +73,7 @@ def load_all(models: Sequence[str | Path], base: str | Path | None = None) -> li
             bundles.append(load(model))
             continue
         if named.fingerprint not in bases:
-            bases[named.fingerprint] = load(_find_base(path, named, base))
+            bases[named.fingerprint] = merged(load(_find_base(path, named, base)))
         bundles.append(from_folder(path, config, bases[named.fingerprint]).eval())
     return bundles
 
@@ -90,6 +91,8 @@ def merged(bundle: Bundle) -> Bundle:
 def fingerprint(model: str | Path) -> str:
     """Hex digest of a model's weights and configuration as they lie on the disk, and of its tokenizer if it has one."""
     path = Path(model)
+    if not path.exists():
+        raise UserError(f"{path}: there is no such model")
     if path.is_file():
         files = [path]
     else:

@@ -155,8 +155,12 @@ def build(
     module = LabelHead(LabelHeadConfig(width, task.outputs, pooling, head.hidden, head.dropout))
     module.mean.copy_(torch.from_numpy(moments[0]))
     module.std.copy_(torch.from_numpy(moments[1]))
-    if not task.discrete:
+    if not task.kind.endswith("classification"):
         known = np.concatenate(train_set.truth)[:, None] if task.per_residue else np.asarray(train_set.truth)
+        for name, column in zip(task.names, known.T, strict=True):
+            if not np.isfinite(column).any():
+                raise UserError(f"{name}: no training sequence has a known value; leave it out of labels.column")
+    if not task.discrete:
         module.offset.copy_(torch.from_numpy(np.nanmean(known, axis=0)))
         spread = np.nanstd(known, axis=0)
         module.unit.copy_(torch.from_numpy(np.where(spread > 0, spread, 1)))
@@ -208,6 +212,11 @@ def fit(
         metric, larger: the figure that decides, and whether larger is better.
         request: who asks for a stop.
     """
+    if not math.isfinite(measure(valid_set.truth, _by_chance(valid_set)).get(metric, math.nan)):
+        raise UserError(
+            f"{metric} is undefined on the {len(valid_set):,} validation sequences (one class or value only, or too "
+            "few), so no weights can be chosen by it; give a larger split.valid, or another training.metric"
+        )
     with saying(run):
         run.mkdir(parents=True, exist_ok=True)
     plain = train_set.features is not None and not train_set.task.per_residue and train_set.sizes.max() == 1
@@ -235,6 +244,20 @@ def fit(
         score=score, selection=Selection(metric, larger, config.patience, stages), request=request, quiet=quiet,
     )  # fmt: skip
     return Fit(objective, outcome, outcome.progress.best_step / epoch)
+
+
+def _by_chance(examples: Examples) -> Predictions:
+    """Answers that know nothing and differ among sequences, laid out as a model's."""
+    random = np.random.default_rng(0)
+    K = examples.task.outputs
+
+    def drawn(count: int) -> np.ndarray:
+        found = random.uniform(size=(count, K))
+        return found / found.sum(1, keepdims=True) if examples.task.kind.endswith("classification") else found
+
+    if isinstance(examples.truth, list):
+        return [drawn(len(value)) for value in examples.truth]
+    return drawn(len(examples))
 
 
 def _one_stage(config: FitConfig) -> Any:
