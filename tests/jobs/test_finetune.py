@@ -497,7 +497,7 @@ def test_recipes_run(recipe: Path, base: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     letters = ["".join(random.choice(list("ACDEFGHIKLMNPQRSTVWY"), 30)) for _ in range(90)]
     label: Any = {
-        "classification": [f"c{i % 3}" for i in range(90)], "regression": random.normal(size=90).tolist(),
+        "classification": [f"c{i // 3 % 3}" for i in range(90)], "regression": random.normal(size=90).tolist(),
         "residue_regression": random.normal(size=(90, 30)).tolist(),
     }[labels.get("task", "classification")]  # fmt: skip
     columns = {said.get("column", "sequence"): letters, labels["column"]: label}
@@ -515,3 +515,19 @@ def test_recipes_run(recipe: Path, base: Path, tmp_path: Path) -> None:
     wanted = said["depth"] if isinstance(said["depth"], list) else [said["depth"]]
     for entry in splits.values():
         assert {"nearest neighbour", "k-mers", *wanted} == {*entry["methods"]}
+
+
+def test_sides_are_read_whatever_their_capitals_and_the_rest_is_counted(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = number_table(tmp_path / "x.parquet", per_residue=False)
+    table = pq.read_table(data).to_pydict()
+    table["side"] = ["Train"] * 45 + ["odd"] * 5 + ["VALIDATION"] * 10 + ["Test "] * 20
+    pq.write_table(pa.table(table), data)
+    command = [
+        "finetune", f"--model={base}", f"--data={data}", f"--run={tmp_path / 'r'}", "--labels.task=regression", *QUICK,
+        "--split.by=column", "--split.column=side", "--split.train_is=[train]", "--training.epochs=1",
+    ]  # fmt: skip
+    assert cli.main(command) == 0
+    assert results_of(tmp_path / "r")["splits"]["column"]["sizes"] == {"train": 45, "valid": 10, "test": 20}
+    assert "20 test, 5 on no side" in capsys.readouterr().err

@@ -29,7 +29,8 @@ class SplitConfig:
         by: random (classes in like proportions), homology (families of relatives stay together, so that no held-out
             sequence has one in train), or column (the table says it). Several by name compare them.
         column: of tables, the one that names the side.
-        train_is: what it says of training sequences; left out, all that is neither of the others.
+        train_is: what it says of training sequences; left out, all that is neither of the others. Capitals or not is
+            the same in all three; sequences on no side are counted and left out.
         valid_is: what it says of validation sequences; where there are none, a share of train is taken at random.
         test_is: what it says of test sequences.
         valid: share of validation sequences.
@@ -123,10 +124,11 @@ def divide(labelled: Labelled, by: By, config: SplitConfig, seed: int, aligned: 
 
 
 def _from_column(labelled: Labelled, config: SplitConfig, seed: int) -> np.ndarray:
-    said = np.array([side or "" for side in labelled.sides])
+    """-1 where a sequence is on no side."""
+    said = np.array([(side or "").strip().lower() for side in labelled.sides])
     side = np.full(len(said), -1 if config.train_is is not None else 0, dtype=np.int8)
     for number, names in enumerate((config.train_is or [], config.valid_is, config.test_is)):
-        side[np.isin(said, names)] = number
+        side[np.isin(said, [name.lower() for name in names])] = number
     if not (side == 2).any():
         found = ", ".join(sorted({*said.tolist()})[:10])
         raise UserError(

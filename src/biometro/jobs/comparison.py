@@ -116,6 +116,8 @@ class Comparison:
             counts, edges = np.histogram(division.leaks["test"].identity, bins=20, range=(0, 1))
             entry["nearest"] = {"low edges": edges[:-1].tolist(), "counts": counts.tolist()}
         text = ", ".join(f"{count:,} {side}" for side, count in division.sizes().items())
+        if rest := len(self.labelled) - sum(division.sizes().values()):
+            text += f", {rest:,} on no side"
         found = division.leaks.get("test")
         near = "unmeasured"
         if found is not None:
