@@ -6,16 +6,22 @@ labelled sequences ─▶ random | homology | a column ─▶ train, valid, test
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from biometro.data import splits
 from biometro.data.labels import Labelled
 from biometro.data.splits import Leak
 from biometro.errors import UserError
+from biometro.files import new_file, saying
 
 By = Literal["random", "homology", "column"]
 SIDES = ("train", "valid", "test")
@@ -140,6 +146,64 @@ def _from_column(labelled: Labelled, config: SplitConfig, seed: int) -> np.ndarr
         drawn = splits.random_split(classes, (config.valid, 0.0), seed, len(inside))
         side[inside[drawn == 1]] = 1
     return side
+
+
+def kept(path: Path, labelled: Labelled, by: By, config: SplitConfig, seed: int, aligned: bool = True) -> Division:
+    """As `divide`, from a Parquet file that holds this very division, or into it.
+
+    Columns: id, side (train, valid, test; empty for none), family (where there are any), and identity: that of the
+    nearest training sequence, where it was measured.
+    """
+    key = _key(labelled, by, config, seed)
+    if path.exists():
+        found = _read(path, by, key)
+        if found is not None:
+            return found
+    division = divide(labelled, by, config, seed, aligned)
+    names = np.full(len(labelled), "", dtype=object)
+    identity = np.full(len(labelled), np.nan, dtype=np.float32)
+    for side in SIDES:
+        names[getattr(division, side)] = side
+    for side, leak in division.leaks.items():
+        identity[getattr(division, side)] = leak.identity
+    columns = {"id": labelled.ids, "side": names.tolist(), "identity": pa.array(identity, from_pandas=True)}
+    if division.families is not None:
+        columns["family"] = division.families
+    leaks = {side: [leak.count, leak.of, [list(e) for e in leak.examples]] for side, leak in division.leaks.items()}
+    with saying(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as work:
+        pq.write_table(pa.table(columns).replace_schema_metadata({"key": key, "leaks": json.dumps(leaks)}), work)
+    return division
+
+
+def _key(labelled: Labelled, by: By, config: SplitConfig, seed: int) -> str:
+    """Hex digest of all that a division depends on."""
+    settings = dataclasses.asdict(dataclasses.replace(config, by=by))
+    digest = hashlib.sha256(json.dumps([settings, seed, labelled.ids, labelled.sides]).encode())
+    for letters, value in zip(labelled.letters, labelled.truth, strict=True):
+        digest.update(letters + b" " + np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, by: By, key: str) -> Division | None:
+    """The division of a file; None where the file is another's, or damaged."""
+    try:
+        table = pq.read_table(path)
+        about = table.schema.metadata or {}
+        if about.get(b"key") != key.encode():
+            return None
+        side = np.array(table.column("side").to_pylist())
+        parts = {name: np.flatnonzero(side == name) for name in SIDES}
+        identity = table.column("identity").to_numpy()
+        leaks = {}
+        for name, (count, of, examples) in json.loads(about[b"leaks"]).items():
+            own = np.nan_to_num(identity[parts[name]]).astype(np.float32)
+            leaks[name] = Leak(count / max(of, 1), count, of, own, tuple((i, j, x) for i, j, x in examples))
+        families = table.column("family").to_numpy() if "family" in table.column_names else None
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        return None
+    return Division(by, parts["train"], parts["valid"], parts["test"], families, leaks)
 
 
 def describe(leak: Leak, held_out: Sequence[str], reference: Sequence[str]) -> dict[str, Any]:

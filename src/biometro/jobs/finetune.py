@@ -148,7 +148,8 @@ def finetune(
             )  # fmt: skip
             said = job.describe()
             for by in split.methods:
-                division = world.first(partial(sides.divide, labelled, by, split, seed, kind == "protein"))
+                place = folder / by / "split.parquet"
+                division = world.first(partial(sides.kept, place, labelled, by, split, seed, kind == "protein"))
                 entry = job.begin_split(division, split.identity)
                 said["splits"][by] = entry
                 if baselines:
