@@ -280,3 +280,21 @@ def test_records_of_text_are_counted_before_any_is_left_out(tmp_path: Path) -> N
     data = write(tmp_path / "x.csv", "sequence,label\nCCO,1\nCCN,\nc1ccccc1,3\n")
     found = read_labelled(data, LabelConfig(task="regression", bad="drop"), kind="text")
     assert (len(found), found.account.read) == (2, 3)
+
+
+def test_a_blank_is_coil_as_dssp_writes_it(tmp_path: Path) -> None:
+    data = table(tmp_path / "x.parquet", {"sequence": LETTERS[:2], "label": [" HHE ", "H    "]})
+    found = read_labelled(data, LabelConfig(task="residue_classification"))
+    assert found.task.names == ("-", "E", "H") and [t.tolist() for t in found.truth] == [
+        [0, 2, 2, 1, 0],
+        [2, 0, 0, 0, 0],
+    ]
+
+
+def test_a_table_of_labels_needs_identifiers_on_the_other_side(tmp_path: Path) -> None:
+    data = write(tmp_path / "x.csv", "name,sequence\na,MKT\n")
+    labels = write(tmp_path / "y.csv", "id,label\na,1\n")
+    with pytest.raises(UserError, match="say with id_column where this table has them"):
+        read_labelled(data, LabelConfig(task="regression", file=labels))
+    found = read_labelled(data, LabelConfig(task="regression", file=labels), ReadOptions(id_column="name"))
+    assert np.asarray(found.truth).tolist() == [[1.0]]

@@ -151,6 +151,10 @@ def _records(
                 f"{source.name}: where are the labels? Say the header's labels.field, labels.key or labels.pattern, or "
                 "a table of them with labels.file"
             )
+        if table is not None and not from_header and options.id_column is None:
+            raise UserError(
+                f"{source.name}: labels.file goes by identifiers; say with id_column where this table has them"
+            )
         if from_header and where:
             raise UserError(f"{source.name}: labels.where chooses rows of a table, and this is none")
         fields = () if from_header else (*(() if table is not None else config.cells), *where)

@@ -53,12 +53,12 @@ def _several(cell: Any, config: LabelConfig) -> list[str]:
 
 
 def _cells(cell: Any, length: int) -> list[Any]:
-    """A cell for each residue: a list, a string with a letter for each, or one with separators."""
+    """A cell for each residue: a list, a string with a letter for each (a blank reads as -), or one with separators."""
     if isinstance(cell, list | tuple | np.ndarray):
         return list(cell)
-    text = str(cell).strip()
-    if len(text) == length:
-        return list(text)
+    for text in (str(cell), str(cell).strip()):  # a blank may be a letter too, as DSSP writes coil; then as it stands
+        if len(text) == length:
+            return ["-" if letter == " " else letter for letter in text]
     return [part.strip("'\"") for part in _NUMBERS.split(text.strip("[]() \t"))]  # quotes: a list as Python prints it
 
 
