@@ -16,7 +16,7 @@ Outcome = tuple[list[tuple[str, bytes, int]], str | None]
 
 
 def line_by_line(data: bytes) -> Outcome:
-    """The plain way: records as (identifier, letters without white space at the end, line), and the error if any."""
+    """The plain way: records as (header, letters without white space at the end, line), and the error if any."""
     found: list[tuple[str, bytes, int]] = []
     header, header_line, lines = b"", 0, list[bytes]()
 
@@ -30,11 +30,11 @@ def line_by_line(data: bytes) -> Outcome:
         if not b"".join(lines).strip():
             return f"x, line {header_line}: a header without a sequence"
         try:
-            words = header[1:].decode().split(None, 1)
+            text = header[1:].decode().strip()
         except UnicodeDecodeError as error:
             byte = header[1 + error.start]
             return f"x, line {header_line}: the header is neither ASCII nor UTF-8 (byte 0x{byte:02x})"
-        found.append((words[0] if words else "", b"".join(lines).rstrip(), header_line))
+        found.append((text, b"".join(lines).rstrip(), header_line))
         return None
 
     for number, line in enumerate(io.BytesIO(data), 1):

@@ -547,7 +547,15 @@ def test_names_of_adapters_are_words(base: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"rank": 0}, {"rank": 2.0}, {"rank": 10**9}, {"alpha": 0}, {"alpha": float("nan")}, {"dropout": 1}, {"on": "x"}],
+    [
+        {"rank": 0},
+        {"rank": 2.0},
+        {"rank": 10**9},
+        {"alpha": 0},
+        {"alpha": float("nan")},
+        {"dropout": 1},
+        {"layers": "x"},
+    ],
 )
 def test_wrong_options_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"lora.{next(iter(wrong))}"):

@@ -332,7 +332,8 @@ def test_schedules(schedule: Any) -> None:
 def test_adamw_is_that_of_its_paper() -> None:
     """Three steps against the formulae with bias correction; decay on matrices only."""
     torch.manual_seed(0)
-    module = torch.nn.Linear(3, 2)
+    module = Objective()
+    module.layer = torch.nn.Linear(3, 2)
     expected = [p.detach().clone().double() for p in module.parameters()]
     config = OptimizerConfig(lr=0.01, weight_decay=0.1, beta1=0.9, beta2=0.98, eps=1e-6)
     optimizer = build(module, config)
