@@ -19,6 +19,7 @@ from biometro.device import out_of_memory
 from biometro.errors import UserError
 from biometro.model.heads import LabelHead, LabelHeadConfig
 from biometro.objectives.supervised import Supervised
+from biometro.training import optimizer as optim
 from biometro.training.optimizer import OptimizerConfig
 from biometro.training.selection import Selection
 from biometro.training.signals import StopRequest
@@ -97,12 +98,24 @@ def test_a_stage_begins_from_the_best_weights_at_a_tenth_of_the_rate(tmp_path: P
 
 
 def test_a_stage_forgets_the_weights_and_moments_of_the_one_before(tmp_path: Path) -> None:
-    """With a rate of 0 in all stages but the first, training ends where the best validation was."""
-    goal, first = objective(), objective()
-    run(tmp_path / "a", goal, lambda n: {1: 0.9}.get(n, 0.5), optimizer=replace(STAGED, stage_divisor=1e30))
-    run(tmp_path / "b", first, lambda n: n, Selection("figure", True), steps=5, optimizer=OptimizerConfig(
+    """The best of stage 1 is at step 5, the best of all at step 20: five steps by hand, from the first to the other."""
+    goal, plain = objective(), objective()
+    staged = replace(STAGED, stages=2)
+    scores = {1: 0.5, 4: 0.9}
+    outcome = run(
+        tmp_path / "a", goal, lambda n: scores.get(n, 0.1), Selection("figure", True, stages=2), optimizer=staged
+    )
+    assert outcome.progress.best_step == 20
+    run(tmp_path / "b", plain, lambda n: n, Selection("figure", True), steps=5, optimizer=OptimizerConfig(
         schedule="constant", lr=0.03, warmup=0))  # fmt: skip
-    torch.testing.assert_close(weights(goal), weights(first), rtol=0, atol=0)
+    data = examples()
+    sampler = Sampler(data.sizes, 12, seed=0)
+    optimizer = optim.build(plain, staged)
+    for number in range(15, 20):
+        plain.backward([data.batch(sampler.members(number))])
+        norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), staged.clip)
+        optim.apply(optimizer, 0.003, norm)
+    torch.testing.assert_close(weights(goal), weights(plain), rtol=1e-5, atol=1e-7)
 
 
 def test_a_stage_without_progress_ends_early_and_the_last_one_ends_training(tmp_path: Path) -> None:
