@@ -1,0 +1,80 @@
+"""What the harness asks of every kind of task, and what it gets: figures, with the resamples they vary over.
+
+    task file ─▶ Task.read ─▶ Exam ─┬─▶ baselines()    {method: Score}
+                                    └─▶ model(Subject)  {method: Score}
+
+All methods of one exam are resampled by the same draws, so that the difference of two is the difference of their
+replicates, draw by draw.
+
+Shapes: S resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from biometro.inference.embed import Embedder, Pooling, Precision
+from biometro.inference.features import Features
+from biometro.model.bundle import Bundle
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one method reaches on one task.
+
+    Fields:
+        figures: all figures by name; the task's metric is among them.
+        replicates: (S,) float64 of the metric over resamples of the test set; NaN where it is undefined there.
+        seconds: of computing, without what is shared by all methods.
+        details: ready for JSON: figures of each assay, class, range.
+        note: what must stand beside the figure; empty where there is nothing to say.
+    """
+
+    figures: Mapping[str, float]
+    replicates: np.ndarray
+    seconds: float = 0.0
+    details: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass
+class Subject:
+    """A model under examination. `features` keeps vectors, so that tasks that share sequences read them once."""
+
+    name: str
+    path: str
+    bundle: Bundle
+    fingerprint: str
+    device: torch.device
+    precision: Precision = "auto"
+
+    def features(self, pooling: Pooling) -> Features:
+        """The store of this model's vectors; sequences beyond 1,022 residues are read in windows."""
+
+        def embedder() -> Embedder:
+            return Embedder(self.bundle, pooling=pooling, long="window", precision=self.precision, device=self.device)
+
+        return Features(embedder, f"{self.fingerprint} {pooling} window {self.precision} {self.device.type}")
+
+
+class Exam(Protocol):
+    """One task with its data read, ready to be given to models."""
+
+    facts: Mapping[str, str]
+    """What the report says of the data: counts, what was left out."""
+
+    test: list[bytes]
+    """Sequences that are examined, whose overlap with a model's training corpus is stated."""
+
+    def baselines(self) -> dict[str, Score]: ...
+
+    def model(self, subject: Subject, say: Callable[[str], None]) -> dict[str, Score]:
+        """Raises UserError where this model cannot be examined so (no head over tokens, say)."""
+        ...
