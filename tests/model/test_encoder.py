@@ -180,3 +180,13 @@ def test_compiled_blocks_agree_and_are_not_built_for_every_pack(positions: Any) 
             torch.testing.assert_close(compiled(packed), plain(packed), atol=1e-5, rtol=0)
         built.append(counters["stats"]["unique_graphs"])
     assert built[4] == built[-1]
+
+
+@pytest.mark.parametrize("positions", ["rotary", "alibi"])
+def test_one_token_of_each_sequence_is_what_it_is_among_all(positions: Any) -> None:
+    encoder = encoder_of(positions=positions, token_dropout=True)
+    packed = packed_of(random_sequences(LENGTHS))
+    inside_B = (torch.rand(len(packed), generator=torch.Generator().manual_seed(2)) * packed.lengths).long()
+    at_B = packed.cu_seqlens[:-1].long() + inside_B
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(packed, at_B), encoder(packed)[at_B], atol=1e-5, rtol=0)

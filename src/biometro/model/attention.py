@@ -49,6 +49,34 @@ class Runs:
         return cls(lengths, counts)
 
 
+def plan_at(packed: Packed, at_B: Tensor, slopes_H: Tensor | None) -> Attend:
+    """Attention of one token of each sequence, `at_B` (B,) int64, to all of its own: (B, H, E).
+
+    Any device and position code; every run of equally long sequences is one scaled-dot-product call.
+    """
+    runs = Runs.of(packed)
+    sizes = [length * count for length, count in zip(runs.lengths, runs.counts, strict=True)]
+    place_B = packed.positions[at_B]
+
+    def attend(qk_T2HE: Tensor, v_THE: Tensor) -> Tensor:
+        q_BHE, k_THE = qk_T2HE[at_B, 0], qk_T2HE[:, 1]
+        parts = []
+        pieces = zip(
+            q_BHE.split(runs.counts), k_THE.split(sizes), v_THE.split(sizes), place_B.split(runs.counts), runs.lengths,
+            runs.counts, strict=True,
+        )  # fmt: skip
+        for q, k, v, place, length, count in pieces:
+            k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in (k, v))  # each (count, H, L, E)
+            mask = None
+            if slopes_H is not None:
+                distance = (torch.arange(length, device=place.device) - place[:, None]).abs()
+                mask = (-slopes_H[None, :, None] * distance[:, None, :])[:, :, None].to(q.dtype)  # (count, H, 1, L)
+            parts.append(F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=mask)[:, :, 0])
+        return torch.cat(parts)
+
+    return attend
+
+
 def plan(packed: Packed, backend: Backend, slopes_H: Tensor | None, head_size: int, dtype: torch.dtype) -> Attend:
     """The attention of one pack, ready to be called by every layer.
 

@@ -145,10 +145,17 @@ class Block(nn.Module):
         self.dropout = config.dropout
         self.recompute = False
 
-    def forward(self, x_TD: Tensor, attend: Attend, table: tuple[Tensor, Tensor] | None) -> Tensor:
-        if self.recompute and torch.is_grad_enabled():
-            out: Tensor = checkpoint(self._compute, x_TD, attend, table, use_reentrant=False)
+    def forward(
+        self, x_TD: Tensor, attend: Attend, table: tuple[Tensor, Tensor] | None, at_B: Tensor | None = None
+    ) -> Tensor:
+        """(T, D) -> (T, D); with `at_B`, and an `attend` made for these tokens, (B, D)."""
+        if at_B is not None:
+            x_BD = x_TD[at_B] + self.attention(self.attention_norm(x_TD), attend, table)
+            out: Tensor = x_BD + self.ffn(self.ffn_norm(x_BD))
             return out
+        if self.recompute and torch.is_grad_enabled():
+            whole: Tensor = checkpoint(self._compute, x_TD, attend, table, use_reentrant=False)
+            return whole
         return self._compute(x_TD, attend, table)
 
     def _compute(self, x_TD: Tensor, attend: Attend, table: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -188,7 +195,11 @@ class Encoder(nn.Module):
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, packed: Packed) -> Tensor:
+    def forward(self, packed: Packed, at_B: Tensor | None = None) -> Tensor:
+        """(T, width) of a pack; with `at_B` (B,) int64, one token of each sequence, only theirs, (B, width).
+
+        The last layer then computes these tokens only: the same numbers for less work, without dropout (inference).
+        """
         x_TD = self.embedding(packed.tokens)
         if self.config.token_dropout:
             x_TD = self._drop_masked(x_TD, packed)
@@ -198,8 +209,11 @@ class Encoder(nn.Module):
         table = positions.rotary_table(packed.positions, self.frequencies) if rotary else None
         slopes = None if rotary else positions.alibi_slopes(self.config.heads, x_TD.device)
         attend = attention.plan(packed, self.config.attention, slopes, self.config.head_size, self._compute_dtype(x_TD))
-        for block in self.blocks:
-            x_TD = block(x_TD, attend, table)
+        for number, block in enumerate(self.blocks, 1):
+            if at_B is not None and number == len(self.blocks):
+                x_TD = block(x_TD, attention.plan_at(packed, at_B, slopes), table, at_B)
+            else:
+                x_TD = block(x_TD, attend, table)
         out: Tensor = self.norm(x_TD)
         return out
 
