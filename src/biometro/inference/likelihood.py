@@ -61,7 +61,7 @@ class Likelihood:
         batch_tokens: tokens read at once; results do not depend on it. Default 2,048 on a CPU, 65,536 on CUDA.
         part: which of a METRO model's two readers is asked: main, auxiliary, or, with auto, the one that has learnt to
             read such input.
-        say: hears how many tokens of how many have been read.
+        say: hears, pack by pack, how many letters it had.
 
     Raises UserError for a model that has no head over tokens.
     """
@@ -75,7 +75,7 @@ class Likelihood:
         max_length: int | None = 1022,
         batch_tokens: int | None = None,
         part: Part = "auto",
-        say: Callable[[int, int], None] = lambda done, of: None,
+        say: Callable[[int], None] = lambda letters: None,
     ):
         if max_length is not None and max_length < 2:
             raise UserError(f"max_length is {max_length}; it must be at least 2 residues")
@@ -204,13 +204,11 @@ class Likelihood:
         tables = [np.empty((size, columns), dtype=np.float32) for size in sizes]
         tokens = [self.alphabet.encode(letters) for letters in sequences]
         pieces = sorted(pieces, key=lambda piece: piece.end - piece.start)
-        total, done = sum(piece.end - piece.start for piece in pieces), 0
         for chunk in self._chunks(pieces):
             told = self._run(tokens, chunk, *reader)
             for piece, rows in zip(chunk, told.split([len(piece.rows) for piece in chunk]), strict=True):
                 tables[piece.sequence][list(piece.rows)] = rows.numpy()
-                done += piece.end - piece.start
-            self.say(done, total)
+            self.say(sum(piece.end - piece.start for piece in chunk))
         return tables
 
     def _chunks(self, pieces: list[_Piece]) -> Iterator[list[_Piece]]:

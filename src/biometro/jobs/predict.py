@@ -5,34 +5,28 @@ records ─▶ a thousand at a time ─▶ Predictor ─▶ rows ─▶ CSV or P
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from biometro.alphabet import AlphabetError
 from biometro.data.intake import Account, clean
 from biometro.data.labels import read_labelled
+from biometro.data.rows import Rows, check_no_input, check_table, table_writer
 from biometro.data.sources import Format, ReadOptions, Record, expand, read
 from biometro.data.task import Answers, LabelConfig
 from biometro.device import pick_device
 from biometro.errors import UserError
 from biometro.evaluation import calibration, metrics, results
-from biometro.files import new_file
 from biometro.inference.predict import Predictor
 from biometro.model.load import load_all
 
 _CHUNK = 1024
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -86,8 +80,8 @@ def predict(
     """
     names = [model] if isinstance(model, str) else list(model)
     path = None if out is None else Path(out)
-    if path is not None and path.suffix not in _WRITERS:
-        raise UserError(f"{path}: the output's name must end in one of {', '.join(_WRITERS)}")
+    if path is not None:
+        check_table(path)
     if compare and len(names) > 1:
         raise UserError("labels are compared with the answers of one model; name one")
     predictors = [Predictor(bundle, pick_device(device), precision, batch_tokens) for bundle in load_all(names, base)]
@@ -103,15 +97,13 @@ def predict(
     console = Console(stderr=True, quiet=path is None)
     options = ReadOptions(format, column, id_column)
     sources = expand(data, options)
-    if path is not None and path.exists():
-        for source in sources:
-            if os.path.exists(source.name) and path.samefile(source.name):  # noqa: PTH110 (Path.exists raises on a long name)
-                raise UserError(f"{path}: is one of the inputs, and would be replaced; choose another name for out")
+    if path is not None:
+        check_no_input(path, [source.name for source in sources])
     account = Account()
     kept: dict[bytes, Any] = {}
     rows: Rows = []
     count = 0
-    with _writer(path, rows) as write:
+    with table_writer(path, rows) as write:
         for chunk in _chunks(sources, options, asked, account):
             found = [_answer(predictor, chunk) for predictor in predictors]
             told = [_tell(p.asked, f, probabilities, t) for p, f, t in zip(predictors, found, titles, strict=True)]
@@ -244,61 +236,6 @@ def _tell_residues(asked: Answers, found: Sequence[np.ndarray], probabilities: b
 def _tell_residue_numbers(asked: Answers, found: Sequence[np.ndarray], probabilities: bool) -> Rows:
     radius = float("inf") if asked.calibration.radius is None else asked.calibration.radius[0]
     return [{asked.task.names[0]: value.reshape(-1).tolist(), "radius": radius} for value in found]
-
-
-@contextmanager
-def _writer(path: Path | None, rows: Rows) -> Iterator[Any]:
-    """Takes rows: into the file, which appears when all are written, or into `rows`."""
-    if path is None:
-        yield rows.extend
-        return
-    with new_file(path) as work, _WRITERS[path.suffix](work) as write:
-        yield write
-
-
-@contextmanager
-def _text(work: Path, mark: str) -> Iterator[Any]:
-    with work.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle, delimiter=mark, lineterminator="\n")
-        first = True
-
-        def write(rows: Rows) -> None:
-            nonlocal first
-            if first:
-                writer.writerow(rows[0])
-                first = False
-            writer.writerows([_cell(value) for value in row.values()] for row in rows)
-
-        yield write
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, list):
-        return ";".join(f"{entry:.6g}" for entry in value)
-    return str(value).lower() if isinstance(value, bool) else f"{value:.6g}" if isinstance(value, float) else value
-
-
-@contextmanager
-def _parquet(work: Path) -> Iterator[Any]:
-    writer: pq.ParquetWriter | None = None
-
-    def write(rows: Rows) -> None:
-        nonlocal writer
-        table = pa.Table.from_pylist(rows)
-        if writer is None:
-            writer = pq.ParquetWriter(work, table.schema, compression="zstd")
-        writer.write_table(table.cast(writer.schema))
-
-    try:
-        yield write
-    finally:
-        if writer is not None:
-            writer.close()
-
-
-_WRITERS: dict[str, Any] = {
-    ".csv": lambda work: _text(work, ","), ".tsv": lambda work: _text(work, "\t"), ".parquet": _parquet,
-}  # fmt: skip
 
 
 def _compare(

@@ -1,0 +1,86 @@
+"""Rows out: tables that jobs write in a stream, as CSV, TSV or Parquet; the file appears when all are written."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from biometro.errors import UserError
+from biometro.files import new_file
+
+Rows = list[dict[str, Any]]
+
+
+def check_table(path: Path) -> None:
+    """Raises UserError unless the name ends as a table's that can be written."""
+    if path.suffix not in _WRITERS:
+        raise UserError(f"{path}: the output's name must end in one of {', '.join(_WRITERS)}")
+
+
+def check_no_input(path: Path, names: Iterable[str]) -> None:
+    """Raises UserError where the output is one of the inputs, by whatever name: it would be replaced while it is read."""
+    for name in names if path.exists() else ():
+        if os.path.exists(name) and path.samefile(name):  # noqa: PTH110 (Path.exists raises on a long name)
+            raise UserError(f"{path}: is one of the inputs, and would be replaced; choose another name for out")
+
+
+@contextmanager
+def table_writer(path: Path | None, rows: Rows) -> Iterator[Callable[[Rows], None]]:
+    """Takes rows: into the file, which appears when all are written, or into `rows`."""
+    if path is None:
+        yield rows.extend
+        return
+    with new_file(path) as work, _WRITERS[path.suffix](work) as write:
+        yield write
+
+
+@contextmanager
+def _text(work: Path, mark: str) -> Iterator[Any]:
+    with work.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, delimiter=mark, lineterminator="\n")
+        first = True
+
+        def write(rows: Rows) -> None:
+            nonlocal first
+            if first:
+                writer.writerow(rows[0])
+                first = False
+            writer.writerows([_cell(value) for value in row.values()] for row in rows)
+
+        yield write
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list):
+        return ";".join(f"{entry:.6g}" for entry in value)
+    return str(value).lower() if isinstance(value, bool) else f"{value:.6g}" if isinstance(value, float) else value
+
+
+@contextmanager
+def _parquet(work: Path) -> Iterator[Any]:
+    writer: pq.ParquetWriter | None = None
+
+    def write(rows: Rows) -> None:
+        nonlocal writer
+        table = pa.Table.from_pylist(rows)
+        if writer is None:
+            writer = pq.ParquetWriter(work, table.schema, compression="zstd")
+        writer.write_table(table.cast(writer.schema))
+
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+_WRITERS: dict[str, Any] = {
+    ".csv": lambda work: _text(work, ","), ".tsv": lambda work: _text(work, "\t"), ".parquet": _parquet,
+}  # fmt: skip
