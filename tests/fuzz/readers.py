@@ -19,10 +19,12 @@ import torch
 import biometro
 from biometro import cli
 from biometro.alphabet import PROTEIN
+from biometro.data.contacts import read_table
 from biometro.data.corpus import Corpus
 from biometro.data.intake import Account, clean
 from biometro.data.labels import read_labelled
 from biometro.data.sources import ReadOptions, Record, expand
+from biometro.data.structures import read_chains
 from biometro.data.task import Answers, Calibration, LabelConfig, Task
 from biometro.errors import UserError
 from biometro.files import sha256_of
@@ -47,6 +49,48 @@ __all__ = ["READERS"]
 FASTA = b">a first\nMKTA\nYI\n\n>b\r\nGG*\r\n>c\nWux-."
 TABLE = b'id,sequence,split\nx,MK,train\n"y ""y""","GG",valid\n'
 LABELS = b'id,sequence,label,several,number,residues\nx,MKT,a,p;q,1.5,HHE\ny,GG,b,,nan,"0.1,2"\nz,W,a,q,1e3,C\n'
+CONTACTS = b"sequence,pairs\nMKTAYIGG,1-7;2-8\nGGWK,\n"
+PDB = b"".join(
+    b"ATOM  %5d  %-3s %s A%4d    %8.3f%8.3f%8.3f  1.00  0.00           %s\n" % (*names, *place, names[1][:1])
+    for i, residue in enumerate([b"ALA", b"GLY", b"MSE"])
+    for names, place in [((4 * i + 1, b"N", residue, i**2 + 1), (i, 1, 3.5 * i)),
+                         ((4 * i + 2, b"CA", residue, i**2 + 1), (i, 0, 3.5 * i + 1)),
+                         ((4 * i + 3, b"C", residue, i**2 + 1), (i, 1, 3.5 * i + 2)),
+                         ((4 * i + 4, b"CB", residue, i**2 + 1), (i, 3, 3.5 * i))]
+)  # fmt: skip
+SEQRES = b"SEQRES   1 A    5  ALA GLY TRP LYS MSE\n"
+CIF = b"""data_x
+loop_
+_entity_poly_seq.entity_id
+_entity_poly_seq.num
+_entity_poly_seq.mon_id
+1 1 ALA
+1 2 GLY
+1 3 TRP
+loop_
+_atom_site.group_PDB
+_atom_site.id
+_atom_site.type_symbol
+_atom_site.label_atom_id
+_atom_site.label_alt_id
+_atom_site.label_comp_id
+_atom_site.label_asym_id
+_atom_site.label_entity_id
+_atom_site.label_seq_id
+_atom_site.pdbx_PDB_ins_code
+_atom_site.Cartn_x
+_atom_site.Cartn_y
+_atom_site.Cartn_z
+_atom_site.occupancy
+_atom_site.B_iso_or_equiv
+_atom_site.auth_seq_id
+_atom_site.auth_asym_id
+_atom_site.pdbx_PDB_model_num
+ATOM 1 C CB . ALA A 1 1 ? 1.0 2.0 3.0 1.0 10 11 A 1
+ATOM 2 C CA A GLY A 1 2 ? 4.0 2.0 3.0 0.4 10 12 A 1
+ATOM 3 C CA B GLY A 1 2 ? 4.0 2.5 3.0 0.6 10 12 A 1
+ATOM 4 C CB . TRP A 1 3 ? 7.0 2.0 9.0 1.0 10 13 A 1
+"""
 RECIPES = [path.read_bytes() for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))]
 FITS = [recipe for recipe in RECIPES if b"\nlabels:" in recipe]
 
@@ -307,6 +351,10 @@ reader("recipe", suffix=".yaml", seeds=[recipe for recipe in RECIPES if recipe n
 reader("fit", suffix=".yaml", seeds=FITS, run=parse("finetune"))
 reader("options", suffix=".yaml", seeds=[b"data: [a.fasta]\nout: x\nvalid: 0.1\n"], run=parse("prepare"))
 reader("fair", suffix=".pt", seeds=[a_fair_checkpoint()], run=use_model)
+reader("contacts.csv", suffix=".csv", seeds=[CONTACTS], run=lambda path: read_table(str(path)))
+reader("pdb", suffix=".pdb", seeds=[PDB, SEQRES + PDB], run=lambda path: read_chains(str(path)))
+reader("cif", suffix=".cif", seeds=[CIF], run=lambda path: read_chains(str(path)))
+reader("cif.gz", suffix=".cif.gz", seeds=[gzip.compress(CIF, mtime=0)], run=lambda path: read_chains(str(path)))
 reader("npz", suffix=".npz", seeds=[embeddings(".npz", r) for r in (True, False)], run=vectors.read)
 reader("vectors", suffix=".safetensors", seeds=[embeddings(".safetensors", r) for r in (True, False)], run=vectors.read)
 reader("vectors.parquet", suffix=".parquet", seeds=[embeddings(".parquet", r) for r in (True, False)], run=vectors.read)

@@ -7,6 +7,8 @@ A back-end that cannot do what is asked refuses by name; none falls back to anot
     varlen  FlashAttention over the whole pack (torch.nn.attention.varlen); CUDA, half precision, no bias
     flex    compiled flex_attention with a document mask; CUDA (elsewhere uncompiled, for tests); ALiBi or none
 
+`Watched` stands in their place where the probabilities themselves are wanted, of one sequence.
+
 Shape letters: T tokens, H heads, E head size, L length of one sequence.
 """
 
@@ -175,6 +177,34 @@ def _plan_flex(packed: Packed, slopes_H: Tensor | None) -> Attend:
         return out[0].transpose(0, 1)
 
     return attend
+
+
+class Watched:
+    """Attention of one sequence that keeps each layer's probabilities until they are taken; no back-end gives them.
+
+    Scores and probabilities are float32, whatever queries and keys are.
+    """
+
+    def __init__(self, slopes_H: Tensor | None):
+        self._slopes_H = slopes_H
+        self._p_HLL: Tensor | None = None
+
+    @torch.compiler.disable  # what it keeps is no part of a graph
+    def __call__(self, qk_L2HE: Tensor, v_LHE: Tensor) -> Tensor:
+        with torch.autocast(qk_L2HE.device.type, enabled=False):
+            q_HLE, k_HLE = qk_L2HE.float().permute(1, 2, 0, 3)
+            score_HLL = q_HLE @ k_HLE.transpose(1, 2) * q_HLE.shape[-1] ** -0.5
+            if self._slopes_H is not None:
+                score_HLL += alibi_bias(self._slopes_H, len(v_LHE))[0]
+            self._p_HLL = score_HLL.softmax(-1)
+            out_HLE = self._p_HLL @ v_LHE.float().transpose(0, 1)
+        return out_HLE.transpose(0, 1).to(v_LHE.dtype)
+
+    def taken(self) -> Tensor:
+        """(H, L, L) float32 of the layer that was called last; they are kept no longer."""
+        assert self._p_HLL is not None
+        p_HLL, self._p_HLL = self._p_HLL, None
+        return p_HLL
 
 
 def alibi_bias(slopes_H: Tensor, length: int) -> Tensor:

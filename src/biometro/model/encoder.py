@@ -3,11 +3,12 @@
     tokens ─▶ embedding ─▶ depth x [ + attention(norm) ; + feed-forward(norm) ] ─▶ norm ─▶ h_TD
 
 Everything that differs between models is a field of `EncoderConfig`; ESM-2 is one setting of it.
-Shape letters: T tokens, D width, H heads, E head size, F feed-forward width.
+Shape letters: T tokens, D width, H heads, E head size, F feed-forward width, L tokens of one sequence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -200,22 +201,43 @@ class Encoder(nn.Module):
 
         The last layer then computes these tokens only: the same numbers for less work, without dropout (inference).
         """
+        x_TD, table, slopes_H = self._begin(packed)
+        dtype = self._compute_dtype(x_TD)
+        attend = attention.plan(packed, self.config.attention, slopes_H, self.config.head_size, dtype)
+        for number, block in enumerate(self.blocks, 1):
+            if at_B is not None and number == len(self.blocks):
+                x_TD = block(x_TD, attention.plan_at(packed, at_B, slopes_H), table, at_B)
+            else:
+                x_TD = block(x_TD, attend, table)
+        out: Tensor = self.norm(x_TD)
+        return out
+
+    def attention_maps(self, packed: Packed) -> Iterator[Tensor]:
+        """Who attends to whom in one sequence: (H, L, L) float32 probabilities of each layer, from the first on.
+
+        L counts the start and end tokens; rows attend, and add up to 1. A layer is computed when it is asked for, and
+        only one is in memory: 4 H L^2 bytes (and as much again of scores while it is made).
+
+        Raises ValueError for a pack of more than one sequence.
+        """
+        if len(packed) != 1:
+            raise ValueError(f"attention maps are those of one sequence, not of {len(packed)}")
+        x_TD, table, slopes_H = self._begin(packed)
+        attend = attention.Watched(slopes_H)
+        for block in self.blocks:
+            x_TD = block(x_TD, attend, table)
+            yield attend.taken()
+
+    def _begin(self, packed: Packed) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor | None]:
+        """What the first layer reads, (T, D), and where tokens stand: rotary cos and sin, or ALiBi slopes (H,)."""
         x_TD = self.embedding(packed.tokens)
         if self.config.token_dropout:
             x_TD = self._drop_masked(x_TD, packed)
         if self.lift is not None:
             x_TD = self.lift(x_TD).to(x_TD.dtype)  # autocast or not, the residual stream is float32
-        rotary = self.config.positions == "rotary"
-        table = positions.rotary_table(packed.positions, self.frequencies) if rotary else None
-        slopes = None if rotary else positions.alibi_slopes(self.config.heads, x_TD.device)
-        attend = attention.plan(packed, self.config.attention, slopes, self.config.head_size, self._compute_dtype(x_TD))
-        for number, block in enumerate(self.blocks, 1):
-            if at_B is not None and number == len(self.blocks):
-                x_TD = block(x_TD, attention.plan_at(packed, at_B, slopes), table, at_B)
-            else:
-                x_TD = block(x_TD, attend, table)
-        out: Tensor = self.norm(x_TD)
-        return out
+        if self.config.positions == "rotary":
+            return x_TD, positions.rotary_table(packed.positions, self.frequencies), None
+        return x_TD, None, positions.alibi_slopes(self.config.heads, x_TD.device)
 
     def _drop_masked(self, x_TD: Tensor, packed: Packed) -> Tensor:
         masked_T = packed.tokens == self.config.mask_token

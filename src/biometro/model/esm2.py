@@ -1,8 +1,7 @@
 """ESM-2 (Lin et al. 2023) in and out: Hugging Face `EsmForMaskedLM` folders and fair-esm `.pt` state dicts.
 
 ESM-2 is one setting of `EncoderConfig` and one of `VocabularyHead`; this file only renames weights. The
-contact-prediction weights, which no module here uses yet, ride along in `ContactWeights`, so that a round trip
-loses nothing.
+contact-prediction weights are `ContactWeights`, under the role `contact`.
 """
 
 from __future__ import annotations
