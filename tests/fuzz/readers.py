@@ -19,6 +19,7 @@ import torch
 import biometro
 from biometro import cli
 from biometro.alphabet import PROTEIN
+from biometro.data.alignment import read_alignment
 from biometro.data.corpus import Corpus
 from biometro.data.intake import Account, clean
 from biometro.data.labels import read_labelled
@@ -45,6 +46,7 @@ from .registry import READERS, folder_reader, reader
 __all__ = ["READERS"]
 
 FASTA = b">a first\nMKTA\nYI\n\n>b\r\nGG*\r\n>c\nWux-."
+ALIGNED = b"#8\t1\n>q\nMK-Ta\nYIW\n>b\nMR-TY.-Wgg\n\n>c\nXKAT*IW\n"
 TABLE = b'id,sequence,split\nx,MK,train\n"y ""y""","GG",valid\n'
 LABELS = b'id,sequence,label,several,number,residues\nx,MKT,a,p;q,1.5,HHE\ny,GG,b,,nan,"0.1,2"\nz,W,a,q,1e3,C\n'
 RECIPES = [path.read_bytes() for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))]
@@ -226,6 +228,15 @@ def embeddings(suffix: str, per_residue: bool) -> bytes:
         return out.read_bytes()
 
 
+def use_alignment(query: str | None) -> Callable[[Path], None]:
+    def run(path: Path) -> None:
+        found = read_alignment(str(path), query, coverage=0.2)
+        found.frequencies()
+        found.conservation()
+
+    return run
+
+
 def parse(job: str) -> Callable[[Path], object]:
     def run(path: Path) -> object:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -307,6 +318,9 @@ reader("recipe", suffix=".yaml", seeds=[recipe for recipe in RECIPES if recipe n
 reader("fit", suffix=".yaml", seeds=FITS, run=parse("finetune"))
 reader("options", suffix=".yaml", seeds=[b"data: [a.fasta]\nout: x\nvalid: 0.1\n"], run=parse("prepare"))
 reader("fair", suffix=".pt", seeds=[a_fair_checkpoint()], run=use_model)
+reader("alignment", suffix=".a3m", seeds=[ALIGNED], run=use_alignment(None))
+reader("alignment.part", suffix=".a2m", seeds=[ALIGNED], run=use_alignment("GGMKTAYIWG"))
+reader("alignment.gz", suffix=".a3m.gz", seeds=[gzip.compress(ALIGNED, mtime=0)], run=use_alignment(None))
 reader("npz", suffix=".npz", seeds=[embeddings(".npz", r) for r in (True, False)], run=vectors.read)
 reader("vectors", suffix=".safetensors", seeds=[embeddings(".safetensors", r) for r in (True, False)], run=vectors.read)
 reader("vectors.parquet", suffix=".parquet", seeds=[embeddings(".parquet", r) for r in (True, False)], run=vectors.read)
