@@ -87,14 +87,6 @@ def _contrast(sample: list[Family]) -> tuple[float, float]:
 # ---- the substitution model
 
 
-def test_tables_are_those_of_biopython() -> None:
-    matrices = pytest.importorskip("Bio.Align.substitution_matrices")
-    hydropathy = pytest.importorskip("Bio.SeqUtils.ProtParamData").kd
-    reference = matrices.load("BLOSUM62")
-    assert np.array_equal(families.blosum62(), [[reference[a, b] for b in RESIDUES] for a in RESIDUES])
-    assert families._HYDROPATHY.tolist() == [hydropathy[residue] for residue in RESIDUES]
-
-
 def test_background_frequencies_belong_to_the_scores() -> None:
     # Joint probabilities of aligned residues sum to one up to the rounding of the scores to half bits.
     aligned = np.outer(FREQUENCIES, FREQUENCIES) * np.exp(np.log(2) / 2 * families.blosum62())

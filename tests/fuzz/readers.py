@@ -19,6 +19,7 @@ import torch
 import biometro
 from biometro import cli
 from biometro.alphabet import PROTEIN
+from biometro.data.alignment import read_alignment
 from biometro.data.contacts import read_table
 from biometro.data.corpus import Corpus
 from biometro.data.intake import Account, clean
@@ -47,6 +48,7 @@ from .registry import READERS, folder_reader, reader
 __all__ = ["READERS"]
 
 FASTA = b">a first\nMKTA\nYI\n\n>b\r\nGG*\r\n>c\nWux-."
+ALIGNED = b"#8\t1\n>q\nMK-Ta\nYIW\n>b\nMR-TY.-Wgg\n\n>c\nXKAT*IW\n"
 TABLE = b'id,sequence,split\nx,MK,train\n"y ""y""","GG",valid\n'
 LABELS = b'id,sequence,label,several,number,residues\nx,MKT,a,p;q,1.5,HHE\ny,GG,b,,nan,"0.1,2"\nz,W,a,q,1e3,C\n'
 CONTACTS = b"sequence,pairs\nMKTAYIGG,1-7;2-8\nGGWK,\n"
@@ -270,6 +272,15 @@ def embeddings(suffix: str, per_residue: bool) -> bytes:
         return out.read_bytes()
 
 
+def use_alignment(query: str | None) -> Callable[[Path], None]:
+    def run(path: Path) -> None:
+        found = read_alignment(str(path), query, coverage=0.2)
+        found.frequencies()
+        found.conservation()
+
+    return run
+
+
 def parse(job: str) -> Callable[[Path], object]:
     def run(path: Path) -> object:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -355,6 +366,9 @@ reader("contacts.csv", suffix=".csv", seeds=[CONTACTS], run=lambda path: read_ta
 reader("pdb", suffix=".pdb", seeds=[PDB, SEQRES + PDB], run=lambda path: read_chains(str(path)))
 reader("cif", suffix=".cif", seeds=[CIF], run=lambda path: read_chains(str(path)))
 reader("cif.gz", suffix=".cif.gz", seeds=[gzip.compress(CIF, mtime=0)], run=lambda path: read_chains(str(path)))
+reader("alignment", suffix=".a3m", seeds=[ALIGNED], run=use_alignment(None))
+reader("alignment.part", suffix=".a2m", seeds=[ALIGNED], run=use_alignment("GGMKTAYIWG"))
+reader("alignment.gz", suffix=".a3m.gz", seeds=[gzip.compress(ALIGNED, mtime=0)], run=use_alignment(None))
 reader("npz", suffix=".npz", seeds=[embeddings(".npz", r) for r in (True, False)], run=vectors.read)
 reader("vectors", suffix=".safetensors", seeds=[embeddings(".safetensors", r) for r in (True, False)], run=vectors.read)
 reader("vectors.parquet", suffix=".parquet", seeds=[embeddings(".parquet", r) for r in (True, False)], run=vectors.read)

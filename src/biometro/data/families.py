@@ -23,26 +23,8 @@ from typing import Any
 
 import numpy as np
 
-RESIDUES = "ARNDCQEGHILKMFPSTWYV"  # the order of every matrix and vector below
-
-# Henikoff & Henikoff 1992, PNAS 89:10915: log-odds in half bits, lower triangle and diagonal, row by row.
-_BLOSUM62 = """
-4  -1 5  -2 0 6  -2 -2 1 6  0 -3 -3 -3 9  -1 1 0 0 -3 5  -1 0 0 2 -4 2 5  0 -2 0 -1 -3 -2 -2 6
--2 0 1 -1 -3 0 0 -2 8  -1 -3 -3 -3 -1 -3 -3 -4 -3 4  -1 -2 -3 -4 -1 -2 -3 -4 -3 2 4
--1 2 0 -1 -3 1 1 -2 -1 -3 -2 5  -1 -1 -2 -3 -1 0 -2 -3 -2 1 2 -1 5  -2 -3 -3 -3 -2 -3 -3 -3 -1 0 0 -3 0 6
--1 -2 -2 -1 -3 -1 -1 -2 -2 -3 -3 -1 -2 -4 7  1 -1 1 0 -1 0 0 0 -1 -2 -2 0 -1 -2 -1 4
-0 -1 0 -1 -1 -1 -1 -2 -2 -1 -1 -1 -1 -2 -1 1 5  -3 -3 -4 -4 -2 -2 -3 -2 -2 -3 -2 -3 -1 1 -4 -3 -2 11
--2 -2 -2 -3 -2 -1 -2 -3 2 -1 -1 -2 -1 3 -3 -2 -2 2 7  0 -3 -3 -3 -1 -2 -2 -3 -3 3 1 -2 1 -1 -2 -2 0 -3 -1 4
-"""
-# Background frequencies of BLOSUM62 (`BLOSUM62_bg` in matrix_frequency_data.c of NCBI BLAST+, rounded).
-_FREQUENCIES = np.array([.074, .052, .045, .054, .025, .034, .054, .074, .026, .068,
-                         .099, .058, .025, .047, .039, .057, .051, .013, .032, .073])  # fmt: skip
-# Hydropathy (Kyte & Doolittle 1982), residue volume in cubic angstrom (Zamyatnin 1972), charge at pH 7.
-_HYDROPATHY = np.array([1.8, -4.5, -3.5, -3.5, 2.5, -3.5, -3.5, -0.4, -3.2, 4.5,
-                        3.8, -3.9, 1.9, 2.8, -1.6, -0.8, -0.7, -0.9, -1.3, 4.2])  # fmt: skip
-_VOLUME = np.array([88.6, 173.4, 114.1, 111.1, 108.5, 143.8, 138.4, 60.1, 153.2, 166.7,
-                    166.7, 168.6, 162.9, 189.9, 112.7, 89.0, 116.1, 227.8, 193.6, 140.0])  # fmt: skip
-_CHARGE = np.array([(residue in "RK") - (residue in "DE") for residue in RESIDUES], dtype=np.float64)
+from biometro.alphabet.amino_acids import BACKGROUND, CHARGE, HYDROPATHY, VOLUME, blosum62
+from biometro.alphabet.amino_acids import ORDER as RESIDUES  # the order of every matrix and vector below
 
 # Yang 1994, J Mol Evol 39:306: means of eight equally probable classes of a gamma of shape 0.6 and mean 1.
 # Written out because numpy has no incomplete gamma function; the test derives them again.
@@ -97,21 +79,14 @@ class Process:
         return np.where(times > 0, _choose(rows_NS, uniforms.ravel()).reshape(states.shape), states)
 
 
-def blosum62() -> np.ndarray:
-    """(20, 20) int64 scores in half bits, in the order of `RESIDUES`."""
-    lower = np.zeros((20, 20), dtype=np.int64)
-    lower[np.tril_indices(20)] = [int(score) for score in _BLOSUM62.split()]
-    return lower + np.tril(lower, -1).T
-
-
 @lru_cache
 def substitution_process() -> Process:
     """The chain of one site: rate(a, b) = f(b) exp(s(a, b) ln2 / 2), a general time-reversible model.
 
     A score is the log-odds of aligned over chance pairs, so its exponential is an exchange rate over chance.
     """
-    exchange = np.sqrt(np.outer(_FREQUENCIES, _FREQUENCIES)) * np.exp(np.log(2) / 2 * blosum62())
-    return _process(exchange, _FREQUENCIES, sites=1)
+    exchange = np.sqrt(np.outer(BACKGROUND, BACKGROUND)) * np.exp(np.log(2) / 2 * blosum62())
+    return _process(exchange, BACKGROUND, sites=1)
 
 
 def rate_matrix() -> tuple[np.ndarray, np.ndarray]:
@@ -126,10 +101,10 @@ def coupling_score() -> np.ndarray:
     Opposite charges attract and like ones repel, hydrophobic goes with hydrophobic, large goes beside small.
     """
     hydropathy, volume = (
-        (scale - _FREQUENCIES @ scale) / np.sqrt(_FREQUENCIES @ (scale - _FREQUENCIES @ scale) ** 2)
-        for scale in (_HYDROPATHY, _VOLUME)
+        (scale - BACKGROUND @ scale) / np.sqrt(BACKGROUND @ (scale - BACKGROUND @ scale) ** 2)
+        for scale in (HYDROPATHY, VOLUME)
     )
-    return np.outer(hydropathy, hydropathy) - np.outer(volume, volume) - 2 * np.outer(_CHARGE, _CHARGE)
+    return np.outer(hydropathy, hydropathy) - np.outer(volume, volume) - 2 * np.outer(CHARGE, CHARGE)
 
 
 def coupled_frequencies(coupling: float = COUPLING) -> np.ndarray:
@@ -138,9 +113,9 @@ def coupled_frequencies(coupling: float = COUPLING) -> np.ndarray:
     Its fields h are fitted so that either site alone has the equilibrium frequencies.
     """
     weights = np.exp(coupling * coupling_score())
-    fields = _FREQUENCIES
+    fields = BACKGROUND
     for _ in range(200):  # Sinkhorn iteration; the root keeps it from cycling
-        fields = np.sqrt(fields * _FREQUENCIES / (weights @ fields))
+        fields = np.sqrt(fields * BACKGROUND / (weights @ fields))
     return fields[:, None] * weights * fields
 
 
@@ -151,7 +126,7 @@ def coupled_process(coupling: float = COUPLING) -> Process:
     a becomes a' beside b at rate q(a, a') sqrt(g(a', b) / g(a, b)), with g the joint over the independent
     frequencies: what suits is entered more often than left, and detailed balance holds.
     """
-    root = np.sqrt(_FREQUENCIES)
+    root = np.sqrt(BACKGROUND)
     single = substitution_process().rates * root[:, None] / root
     # Times sqrt(f[x] / f[y]) of the pair states, that rate is the uncoupled site's own: a Kronecker sum.
     exchange = np.kron(single, np.eye(20)) + np.kron(np.eye(20), single)
@@ -164,7 +139,7 @@ def coupling_information(coupling: float = COUPLING) -> float:
     It is what perfect knowledge of the coupling saves, on average, in predicting one site from the other.
     """
     joint = coupled_frequencies(coupling)
-    return float((joint * np.log(joint / np.outer(_FREQUENCIES, _FREQUENCIES))).sum())
+    return float((joint * np.log(joint / np.outer(BACKGROUND, BACKGROUND))).sum())
 
 
 def simulate(seed: int = 0, families: int = 48, members: int = 64, *, coupling: float = COUPLING) -> list[Family]:

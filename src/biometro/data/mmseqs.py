@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
+from biometro.alphabet.amino_acids import ORDER, blosum62
 from biometro.errors import UserError
 
 # An E-value grows with the database, and a split that did too would call two sequences relatives in one data set and
@@ -43,13 +44,9 @@ _MARGIN = 0.01  # MMseqs2 is asked for a little less identity than wanted, and t
 _BEST = (5, 50)  # candidates per sequence that `relatives` aligns at first, and then; whatever is left comes last
 _COLUMNS = ("query", "target", "nident", "alnlen", "qstart", "qend", "qlen", "tstart", "tend", "tlen", "raw", "bits")
 
-# Karlin and Altschul's lambda and K for BLOSUM62 with gap costs 11 and 1, and the matrix' diagonal.
+# Karlin and Altschul's lambda and K for BLOSUM62 with gap costs 11 and 1, and the matrix' diagonal with B, Z and X.
 _LAMBDA, _K = 0.267, 0.041
-_DIAGONAL = dict(
-    zip(
-        b"ARNDCQEGHILKMFPSTWYVBZX", (4, 5, 6, 6, 9, 5, 5, 6, 8, 4, 4, 5, 5, 6, 7, 4, 5, 11, 7, 4, 4, 4, -1), strict=True
-    )
-)
+_DIAGONAL = dict(zip(ORDER.encode(), blosum62().diagonal().tolist(), strict=True)) | {66: 4, 90: 4, 88: -1}
 
 # Stands between us and MMseqs2: when our end of the pipe closes, however we ended, the whole session goes.
 _GUARD = """

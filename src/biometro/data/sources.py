@@ -255,6 +255,13 @@ def read_piece(piece: Piece, source: Source, options: ReadOptions = ReadOptions(
 
 
 @contextmanager
+def opened(source: Source) -> Iterator[io.BufferedReader]:
+    """A source's bytes, decompressed, for a reader of other formats. Raises UserError as `read` does."""
+    with _opened(source) as (_, counted):
+        yield _decompress(counted, source.name)
+
+
+@contextmanager
 def _opened(source: Source, count: bool = True) -> Iterator[tuple[IO[bytes], _CountingReader]]:
     """A source's bytes, plain and counted; at the end what is left is read, and number and digest are kept."""
     try:
@@ -286,12 +293,12 @@ class _CountingReader(io.RawIOBase):
         return len(data)
 
 
-def _decompress(raw: _CountingReader, name: str) -> IO[bytes]:
+def _decompress(raw: _CountingReader, name: str) -> io.BufferedReader:
     """Buffered bytes of a possibly compressed file; its first bytes, not its name, tell.
 
     Arrow's streams, unlike zstandard's, notice a file that was cut.
     """
-    buffered = io.BufferedReader(raw, 1 << 20)
+    buffered: io.BufferedReader = io.BufferedReader(raw, 1 << 20)
     start = buffered.peek(4)
     codec = next((codec for magic, codec in COMPRESSIONS.items() if start.startswith(magic)), None)
     if codec is None:
