@@ -70,6 +70,40 @@ def esm(shape: Shape, folder: str | Path) -> tuple[Any, Any]:
     return transformers.EsmForMaskedLM(config), transformers.EsmTokenizer(str(Path(folder) / "vocab.txt"))
 
 
+def lively_esm(shape: Shape, folder: str | Path, seed: int) -> tuple[Any, Any]:
+    """The same with weights that are large enough for every layer to matter; the model is saved to `folder` too."""
+    torch.manual_seed(seed)
+    model, tokenizer = esm(shape, folder)
+    with torch.no_grad():
+        for name, parameter in model.eval().named_parameters():
+            if name.endswith("bias") or parameter.ndim == 2:
+                parameter.normal_(std=0.1 if name.endswith("bias") else 0.06)
+    model.save_pretrained(folder)
+    return model, tokenizer
+
+
+def fair_model(theirs: Any, shape: Shape) -> Any:
+    """esm.ESM2 with the weights of an EsmForMaskedLM."""
+    import esm
+
+    names = {
+        "esm.embeddings.word_embeddings": "embed_tokens", "esm.contact_head": "contact_head",
+        "esm.encoder.emb_layer_norm_after": "emb_layer_norm_after", "esm.encoder.layer": "layers",
+        "attention.self.query": "self_attn.q_proj", "attention.self.key": "self_attn.k_proj",
+        "attention.self.value": "self_attn.v_proj", "attention.output.dense": "self_attn.out_proj",
+        "attention.LayerNorm": "self_attn_layer_norm", "intermediate.dense": "fc1", "output.dense": "fc2",
+        ".LayerNorm": ".final_layer_norm",
+    }  # fmt: skip
+    state = {}
+    for name, tensor in theirs.state_dict().items():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        state[name] = tensor
+    model = esm.ESM2(num_layers=shape.depth, embed_dim=shape.width, attention_heads=shape.heads)
+    model.load_state_dict(state, strict=False)  # what is missing would show in the differences
+    return model.eval()
+
+
 def matmul_rates(width: int, seconds: float = 0.1) -> tuple[float, float]:
     """FLOP/s of fp32 (2048, width) x (width, 4 width) by torch.mm (MKL) and by oneDNN, which torch carries as well.
 

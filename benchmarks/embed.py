@@ -64,28 +64,6 @@ def with_transformers(model: Any, tokenizer: Any, cut: Cut, sequences: Sequence[
     return torch.stack(vectors).numpy()
 
 
-def fair_model(theirs: Any, shape: common.Shape) -> Any:
-    """esm.ESM2 with the weights of an EsmForMaskedLM."""
-    import esm
-
-    names = {
-        "esm.embeddings.word_embeddings": "embed_tokens", "esm.contact_head": "contact_head",
-        "esm.encoder.emb_layer_norm_after": "emb_layer_norm_after", "esm.encoder.layer": "layers",
-        "attention.self.query": "self_attn.q_proj", "attention.self.key": "self_attn.k_proj",
-        "attention.self.value": "self_attn.v_proj", "attention.output.dense": "self_attn.out_proj",
-        "attention.LayerNorm": "self_attn_layer_norm", "intermediate.dense": "fc1", "output.dense": "fc2",
-        ".LayerNorm": ".final_layer_norm",
-    }  # fmt: skip
-    state = {}
-    for name, tensor in theirs.state_dict().items():
-        for old, new in names.items():
-            name = name.replace(old, new)
-        state[name] = tensor
-    model = esm.ESM2(num_layers=shape.depth, embed_dim=shape.width, attention_heads=shape.heads)
-    model.load_state_dict(state, strict=False)  # what is missing would show in the differences
-    return model.eval()
-
-
 @torch.inference_mode()
 def with_fair_esm(model: Any, sequences: Sequence[str]) -> np.ndarray:
     """The loop of fair-esm's scripts/extract.py with --include mean, less the writing of files."""
@@ -110,18 +88,12 @@ def with_biometro(folder: str, precision: Precision) -> Embed:
 
 def contenders(shape: common.Shape, folder: str, seed: int) -> dict[str, Embed]:
     """All of them, on random weights that are large enough for every layer to matter."""
-    torch.manual_seed(seed)
-    model, tokenizer = common.esm(shape, folder)
-    with torch.no_grad():
-        for name, parameter in model.eval().named_parameters():
-            if name.endswith("bias") or parameter.ndim == 2:
-                parameter.normal_(std=0.1 if name.endswith("bias") else 0.06)
-    model.save_pretrained(folder)
+    model, tokenizer = common.lively_esm(shape, folder, seed)
     return {
         NAIVE: partial(with_transformers, model.esm, tokenizer, partial(by_number, size=16)),
         SINGLE: partial(with_transformers, model.esm, tokenizer, partial(by_number, size=1)),
         SORTED: partial(with_transformers, model.esm, tokenizer, by_tokens),
-        FAIR: partial(with_fair_esm, fair_model(model, shape)),
+        FAIR: partial(with_fair_esm, common.fair_model(model, shape)),
         OURS: with_biometro(folder, "float32"),
         INT8: with_biometro(folder, "int8"),
         BFLOAT16: with_biometro(folder, "bfloat16"),

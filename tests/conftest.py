@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch: threads of many process
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ from hypothesis import settings
 from biometro import cli
 from biometro.alphabet import PROTEIN
 from biometro.data.batch import Packed, pack
+from biometro.model.bundle import Bundle
+from biometro.model.encoder import EncoderConfig
+from biometro.objectives.metro import Metro, MetroConfig
 
 settings.register_profile("biometro", deadline=None, max_examples=50)
 settings.load_profile("biometro")
@@ -84,3 +88,13 @@ def recipes_of(job: str) -> list[Path]:
     """The recipes of a job: those of `finetune` say where labels stand."""
     found = sorted(Path(__file__).parent.parent.glob("recipes/*.yaml"))
     return [path for path in found if ("\nlabels:" in path.read_text()) == (job == "finetune")]
+
+
+def metro_bundle(seed: int = 0, **settings: Any) -> Bundle:
+    """A METRO model of random weights, large enough that nothing is near uniform."""
+    torch.manual_seed(seed)
+    objective = Metro(EncoderConfig(width=32, depth=3, head_size=8), PROTEIN, MetroConfig(**settings)).eval()
+    with torch.no_grad():
+        for parameter in objective.parameters():
+            parameter.normal_(std=0.2)
+    return Bundle(PROTEIN, objective.bundle_modules(), recipe={"metro": {"temperature": 1.0, **settings}})

@@ -16,9 +16,7 @@ from biometro.alphabet.protein import STANDARD
 from biometro.errors import UserError
 from biometro.inference.likelihood import Likelihood
 from biometro.model.bundle import Bundle
-from biometro.model.encoder import EncoderConfig
-from biometro.objectives.metro import Metro, MetroConfig
-from conftest import esm2_folder, packed_of
+from conftest import esm2_folder, metro_bundle, packed_of
 
 LETTERS = [b"MKTAYIAKQRQISFVKSH", b"ACDXEFG", b"W", b"MKTAYIAKQRQISFVKSHMKTAYIAKQR"]
 
@@ -38,16 +36,6 @@ def theirs(folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def metro() -> Bundle:
     return metro_bundle()
-
-
-def metro_bundle(seed: int = 0, **settings: Any) -> Bundle:
-    """A METRO model of random weights, large enough that nothing is near uniform."""
-    torch.manual_seed(seed)
-    objective = Metro(EncoderConfig(width=32, depth=3, head_size=8), PROTEIN, MetroConfig(**settings)).eval()
-    with torch.no_grad():
-        for parameter in objective.parameters():
-            parameter.normal_(std=0.2)
-    return Bundle(PROTEIN, objective.bundle_modules(), recipe={"metro": {"temperature": 1.0, **settings}})
 
 
 def plain(theirs: Any, letters: bytes, masked: Sequence[int] = ()) -> np.ndarray:

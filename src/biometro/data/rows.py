@@ -25,7 +25,7 @@ def check_table(path: Path) -> None:
 
 
 def check_no_input(path: Path, names: Iterable[str]) -> None:
-    """Raises UserError where the output is one of the inputs, by whatever name: it would be replaced while it is read."""
+    """Raises UserError where the output is one of the inputs, which it would replace while they are read."""
     for name in names if path.exists() else ():
         if os.path.exists(name) and path.samefile(name):  # noqa: PTH110 (Path.exists raises on a long name)
             raise UserError(f"{path}: is one of the inputs, and would be replaced; choose another name for out")

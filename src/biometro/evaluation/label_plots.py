@@ -78,7 +78,7 @@ def draw_dots(entries: Sequence[Entry], xlabel: str, level: float | None) -> str
         axes.tick_params(axis="y", length=0)
         axes.margins(x=0.06)
         _plain_ticks(axes.xaxis, 5)
-        return plots._svg(figure)
+        return plots.to_svg(figure)
 
 
 def draw_nearest(edges_B: np.ndarray, counts_B: np.ndarray, threshold: float | None) -> str:
@@ -97,7 +97,7 @@ def draw_nearest(edges_B: np.ndarray, counts_B: np.ndarray, threshold: float | N
         _plain_ticks(axes.xaxis)
         _plain_ticks(axes.yaxis)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        return plots._svg(figure)
+        return plots.to_svg(figure)
 
 
 def draw_reliability(curves: Sequence[tuple[str, bool, Sequence[Mapping[str, Any]]]]) -> str:
@@ -116,7 +116,7 @@ def draw_reliability(curves: Sequence[tuple[str, bool, Sequence[Mapping[str, Any
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         _plain_ticks(axes.xaxis, 5)
         _plain_ticks(axes.yaxis, 5)
-        return plots._svg(figure)
+        return plots.to_svg(figure)
 
 
 def draw_history(
@@ -146,7 +146,7 @@ def draw_history(
             _plain_ticks(axes.yaxis, 4)
         lower.set_xlabel("epoch")
         lower.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-        return plots._svg(figure)
+        return plots.to_svg(figure)
 
 
 def draw_scatter(truth_P: np.ndarray, predicted_P: np.ndarray, width: float | None, colour: str) -> str:
@@ -166,7 +166,7 @@ def draw_scatter(truth_P: np.ndarray, predicted_P: np.ndarray, width: float | No
         axes.set(xlim=(low, high), ylim=(low, high))
         _plain_ticks(axes.xaxis, 5)
         _plain_ticks(axes.yaxis, 5)
-        return plots._svg(figure)
+        return plots.to_svg(figure)
 
 
 def draw_confusion(shares_KK: np.ndarray) -> str:
@@ -183,7 +183,7 @@ def draw_confusion(shares_KK: np.ndarray) -> str:
         axes.grid(False)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(10, integer=True))
-        return plots._svg(figure)
+        return plots.to_svg(figure)
 
 
 def pairs(x: Sequence[Any] | None, y: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ Category = tuple[str, str, str, int]  # label, colour, marker, count
 # Okabe and Ito's colour-blind-safe palette, less yellow (too pale on white) and black (invisible on black).
 BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7"
 GREY = "#8a9099"
-INK = "#010203"  # stands for the page's text colour: `_svg` turns it into currentColor
+INK = "#010203"  # stands for the page's text colour: `to_svg` turns it into currentColor
 # A second shape doubles the categories that can be told apart.
 LOOKS = [(colour, shape) for shape in "o^" for colour in (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION)]
 MAX_PLACES = 2000
@@ -112,7 +112,7 @@ def draw_curves(
         axes.yaxis.set_major_formatter(SI if shown_N.max() >= 1e4 else "{x:g}")
         if top_ticks is not None:
             axes.secondary_xaxis("top").set_xticks(*top_ticks)
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def _draw_curve(axes: Axes, curve: Curve) -> np.ndarray:
@@ -195,7 +195,7 @@ def draw_map(places_N2: np.ndarray, values_N: np.ndarray, method: str) -> tuple[
             for label, count in Counter(labels_N.tolist()).most_common():
                 legend.append((label, *LOOKS[len(legend) % len(LOOKS)], count))
                 _scatter(axes, places_N2[labels_N == label], *legend[-1][1:3])
-        return _svg(figure), legend
+        return to_svg(figure), legend
 
 
 def _scatter(axes: Axes, places_N2: np.ndarray, colour: Any, marker: str) -> None:
@@ -209,7 +209,7 @@ def _evenly(count: int, limit: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, limit)).astype(int))
 
 
-def _svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
     """The figure as an <svg> element to be placed in a page beside others."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
