@@ -1,7 +1,7 @@
 """biometro: METRO-pretrained language models of biochemical sequences.
 
 Every job is a function here and a subcommand of `biometro`: prepare, plan, pretrain, finetune, predict, embed,
-export. `load` opens a model.
+generate, export. `load` opens a model.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ if TYPE_CHECKING:
     from biometro.jobs.embed import embed
     from biometro.jobs.export import export
     from biometro.jobs.finetune import finetune
+    from biometro.jobs.generate import generate
     from biometro.jobs.plan import plan
     from biometro.jobs.predict import predict
     from biometro.jobs.prepare import prepare
     from biometro.jobs.pretrain import pretrain
     from biometro.model.load import load
 
-__all__ = ["UserError", "embed", "export", "finetune", "load", "plan", "predict", "prepare", "pretrain"]
+__all__ = ["UserError", "embed", "export", "finetune", "generate", "load", "plan", "predict", "prepare", "pretrain"]
 
 _HOMES = {
     "UserError": "biometro.errors",
     "embed": "biometro.jobs.embed",
     "export": "biometro.jobs.export",
     "finetune": "biometro.jobs.finetune",
+    "generate": "biometro.jobs.generate",
     "load": "biometro.model.load",
     "predict": "biometro.jobs.predict",
     "plan": "biometro.jobs.plan",

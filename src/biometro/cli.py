@@ -18,6 +18,7 @@ from biometro.errors import EchoedError, UserError
 from biometro.jobs.embed import embed
 from biometro.jobs.export import export
 from biometro.jobs.finetune import Finetuned, finetune
+from biometro.jobs.generate import generate
 from biometro.jobs.plan import plan
 from biometro.jobs.predict import predict
 from biometro.jobs.prepare import prepare
@@ -28,7 +29,7 @@ from biometro.untrusted import check_yaml
 
 JOBS: dict[str, Any] = {
     "prepare": prepare, "plan": plan, "pretrain": pretrain, "finetune": finetune, "predict": predict, "embed": embed,
-    "export": export,
+    "generate": generate, "export": export,
 }  # fmt: skip
 
 # A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure.

@@ -1,0 +1,221 @@
+"""`biometro generate`: a wild type and a model -> new variants, and how they compare with mutants by chance.
+
+wild type, options ─▶ Space ─▶ samplers ─▶ distinct variants ─▶ scores ─▶ FASTA or a table
+                                  controls drawn alike ──────────┴─▶ figures ─▶ page
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from biometro.data.intake import Account, clean
+from biometro.data.rows import Rows, check_no_input, check_table, table_writer
+from biometro.data.sources import ReadOptions, expand
+from biometro.device import pick_device
+from biometro.errors import UserError
+from biometro.evaluation import generation
+from biometro.evaluation.generation_report import write_page
+from biometro.files import write_file
+from biometro.inference.generate import Generated, Sampling, check
+from biometro.inference.generate import generate as sample
+from biometro.inference.likelihood import Likelihood
+from biometro.inference.space import Space, encode, space_of
+from biometro.model.load import load
+
+_FASTA = (".fasta", ".fa", ".faa")
+
+
+@dataclass(frozen=True)
+class Variants:
+    """What `generate` leaves: a row for each variant, figures by group and name, and the file if one was written.
+
+    note: why there are fewer than wanted; empty where there are not.
+    """
+
+    rows: Rows
+    figures: dict[str, dict[str, float]]
+    out: Path | None
+    note: str
+
+
+def generate(
+    model: str,
+    wildtype: str,
+    out: str | None = None,
+    count: int = 100,
+    mutations: int | str | None = None,
+    identity: float | None = None,
+    sampling: Sampling = Sampling(),
+    fixed: str = "",
+    exclude: str = "",
+    exclude_at: str = "",
+    first: int = 1,
+    known: str | list[str] | None = None,
+    alignment: str | None = None,
+    report: str | None = None,
+    seed: int = 0,
+    base: str | None = None,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: str = "auto",
+    batch_tokens: int | None = None,
+) -> Variants:
+    """Generate variants of a wild type at a set number of mutations; substitutions only, all distinct.
+
+    One sequence is enough (the One-N setting of Ankh, Elnaggar et al. 2023, arXiv 2301.06568); a family's alignment
+    (High-N) is not sampled from, but says how far the variants agree with it. With the same seed, a smaller count
+    gives the first of a larger one. Columns: id, sequence, mutations (A24G:K30R), count, identity (to the wild type),
+    score (masked marginals: the sum over mutations of log p(mutant) - log p(wild type), all mutated places of the wild
+    type masked, in nats; read by a METRO model's auxiliary), and, of METRO models, detector (mean logit of "replaced"
+    at mutated places). In FASTA they stand in the header.
+
+    Args:
+        model: folder of a model with a head over tokens: what `pretrain` leaves, or ESM-2.
+        wildtype: the sequence itself (capital letters), or a file with one.
+        out: file to write: .fasta, .csv, .tsv or .parquet. From Python it may be left out; rows are returned.
+        count: variants wanted. If there are fewer, or no more are found, that is said.
+        mutations: how many, or a range as in 3-8, of which each variant draws one, uniformly.
+        identity: to the wild type, as a share, instead of mutations.
+        sampling: how variants are drawn.
+        fixed: positions that stay, as in 1-10,45.
+        exclude: residues that are never put in, as in CM; those of the wild type stay.
+        exclude_at: the same for some positions, as in 24:CP,30-35:G.
+        first: number of the wild type's first residue, in all options and in what is written.
+        known: files of sequences that are not new: novelty is told against these, and against the alignment.
+        alignment: of the family, in aligned FASTA, a2m or a3m.
+        report: HTML page to write.
+        seed: of all draws.
+        base: folder of the base model, where an adapter's is no longer where it was.
+        precision: of the arithmetic; auto is bfloat16 on CUDA and float32 elsewhere.
+        device: auto, cpu, cuda, cuda:1, ...
+        batch_tokens: tokens read at once; more takes more memory and does not change results.
+
+    Figures of the variants stand beside those of random mutants, BLOSUM62-weighted mutants and, with an alignment,
+    mutants drawn from its columns, all with as many mutations. Raises UserError for a model that cannot sample so, a
+    wild type that cannot be read, and options that no variant fits.
+    """
+    path, page = (None if name is None else Path(name) for name in (out, report))
+    if path is not None and path.suffix not in _FASTA:
+        _check_out(path)
+    if page is not None and (page.suffix != ".html" or page == path):
+        raise UserError(f"{page}: the report's name must end in .html")
+    letters, name = _wildtype(wildtype)
+    for output in filter(None, (path, page)):
+        check_no_input(output, [wildtype, *_list(known), *_list(alignment)])
+    space = space_of(letters, mutations, identity, fixed, exclude, exclude_at, first)
+    others = _sequences(_list(known))
+    family = None if alignment is None else _read_alignment(alignment, letters)
+    likelihood = Likelihood(
+        load(model, base), device=pick_device(device), precision=precision, batch_tokens=batch_tokens
+    )
+    console = Console(stderr=True, quiet=path is None)
+    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console)
+    task = bar.add_task("generating")
+    check(likelihood, count, sampling, seed)  # before the bar shows: its mistakes are one line
+    with bar:
+        made = sample(
+            likelihood, space, count, sampling, seed, lambda n, of: bar.update(task, description=f"{n:,} of {of:,}")
+        )
+    if not made.sequences:
+        raise UserError(f"no variant was found; {made.note}")
+    groups = [
+        generation.group(generation.GENERATED, likelihood, space, made.sequences),
+        *generation.controls(likelihood, space, made.sequences, seed, family),
+    ]
+    found = {one.name: generation.figures(one, space, others, family) for one in groups}
+    rows = _rows(groups[0], space)
+    if path is not None:
+        _write(path, rows)
+        console.print(f"{len(rows):,} variants -> {path}", highlight=False)
+    if page is not None:
+        facts = _facts(model, name, space, sampling, made, seed)
+        conservation = None if family is None else family.conservation()
+        write_page(
+            page, title=f"Variants of {name}", facts=facts, space=space, groups=groups, found=found, note=made.note,
+            conservation=conservation,
+        )  # fmt: skip
+    if made.note:
+        console.print(made.note, markup=False, highlight=False)
+    return Variants(rows, found, path, made.note)
+
+
+def _list(names: str | list[str] | None) -> list[str]:
+    return [] if names is None else [names] if isinstance(names, str) else names
+
+
+def _check_out(path: Path) -> None:
+    try:
+        check_table(path)
+    except UserError as error:
+        raise UserError(f"{error}, or, for FASTA, {', '.join(_FASTA)}") from error
+
+
+def _wildtype(given: str) -> tuple[bytes, str]:
+    """Letters, and what to call them."""
+    found = list(clean(expand(given), ReadOptions(), "as_is", Account()))
+    if len(found) != 1:
+        raise UserError(f"{given}: {len(found):,} sequences, where one wild type is needed")
+    record, letters = found[0]
+    return letters, record.id or "the given sequence"
+
+
+def _sequences(names: Sequence[str]) -> list[bytes]:
+    return [letters for _, letters in clean(expand(list(names)), ReadOptions(), "as_is", Account())] if names else []
+
+
+def _read_alignment(path: str, wildtype: bytes) -> Any:
+    from biometro.data.alignment import read_alignment  # type: ignore[import-not-found, unused-ignore]
+
+    return read_alignment(path, wildtype.decode())
+
+
+def _rows(one: generation.Group, space: Space) -> Rows:
+    rows: Rows = []
+    for n, (variant, score) in enumerate(zip(one.variants, one.scores.tolist(), strict=True)):
+        same_L = encode(variant) == space.codes
+        row: dict[str, Any] = {
+            "id": f"variant-{n + 1}",
+            "sequence": variant.decode(),
+            "mutations": space.names(variant),
+            "count": int((~same_L).sum()),
+            "identity": float(same_L.mean()),
+            "score": score,
+        }
+        rows.append(row if one.logits is None else row | {"detector": float(one.logits[n])})
+    return rows
+
+
+def _write(path: Path, rows: Rows) -> None:
+    if path.suffix not in _FASTA:
+        with table_writer(path, []) as write:
+            write(rows)
+        return
+    lines = []
+    for row in rows:
+        told = " ".join(
+            f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in row.items() if name not in ("id", "sequence")
+        )  # fmt: skip
+        lines.append(f">{row['id']} {told}\n{row['sequence']}\n")
+    write_file(path, "".join(lines))
+
+
+def _facts(model: str, name: str, space: Space, sampling: Sampling, made: Generated, seed: int) -> dict[str, str]:
+    least, most = space.least, space.most
+    facts = {
+        "model": model,
+        "wild type": f"{name}, {len(space.wildtype):,} residues",
+        "mutations": str(most) if least == most else f"{least} to {most}",
+        "free positions": f"{len(space.free):,}",
+        "candidates drawn": f"{made.drawn:,}",
+        "seed": str(seed),
+    }
+    facts |= {key.replace("_", " "): str(value) for key, value in dataclasses.asdict(sampling).items()}
+    return facts if math.isnan(made.accepted) else facts | {"proposals accepted": f"{made.accepted:.3f}"}
