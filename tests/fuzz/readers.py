@@ -27,6 +27,7 @@ from biometro.data.labels import read_labelled
 from biometro.data.sources import ReadOptions, Record, expand
 from biometro.data.structures import read_chains
 from biometro.data.task import Answers, Calibration, LabelConfig, Task
+from biometro.data.variants import VariantOptions, read_variants, read_wildtype
 from biometro.errors import UserError
 from biometro.files import sha256_of
 from biometro.inference import vectors
@@ -93,6 +94,8 @@ ATOM 2 C CA A GLY A 1 2 ? 4.0 2.0 3.0 0.4 10 12 A 1
 ATOM 3 C CA B GLY A 1 2 ? 4.0 2.5 3.0 0.6 10 12 A 1
 ATOM 4 C CB . TRP A 1 3 ? 7.0 2.0 9.0 1.0 10 13 A 1
 """
+MUTANTS = b"mutant,mutated_sequence,DMS_score\nA4G,MKTGYIAK,1.5\nK2R:T3_A4insGG,MRTGGAYIAK,-1\n,MKTAYIAK,0\n"
+MUTATIONS = b"A4G:Y5F # mine\nNP_1.1:p.[(Ala4Gly);(Lys8del)]\np.Lys2_Ala4delinsTrp\nT3dup\nWT\n\nY5fs\n0_M1insGG\n"
 RECIPES = [path.read_bytes() for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))]
 FITS = [recipe for recipe in RECIPES if b"\nlabels:" in recipe]
 
@@ -125,6 +128,10 @@ LABEL_COLUMNS = [
     LabelConfig("residue_classification", column="residues", bad="drop", conflicts="first"),
     LabelConfig("residue_regression", column="residues", bad="drop"),
 ]
+
+
+def variants(path: Path) -> None:
+    read_variants(str(path), "MKTAYIAK", VariantOptions(bad="drop"))
 
 
 def zstd(data: bytes) -> bytes:
@@ -358,6 +365,10 @@ reader("parquet", suffix=".parquet", seeds=[parquet(), parquet(compression="zstd
 reader("labels.csv", suffix=".csv", seeds=[LABELS], run=labels(*LABEL_COLUMNS))
 reader("labels.fasta", suffix=".fasta", seeds=[b">a|x class=p\nMKT\n>b|y class=q\nGG\n"],
        run=labels(LabelConfig(field=1, min_per_class=1), LabelConfig(key="class", min_per_class=1)))  # fmt: skip
+reader("variants.csv", suffix=".csv", seeds=[MUTANTS], run=variants)
+reader("variants.txt", suffix=".txt", seeds=[MUTATIONS], run=variants)
+reader("variants.fasta", suffix=".fasta", seeds=[b">a\nMKTGYIAK\n>b\nKTAYGGIAKM\n>c\nWWW\n"], run=variants)
+reader("wildtype", suffix=".fasta", seeds=[b">a first\nMKTA\nYIX*\n"], run=lambda path: read_wildtype(str(path)))
 reader("recipe", suffix=".yaml", seeds=[recipe for recipe in RECIPES if recipe not in FITS], run=parse("pretrain"))
 reader("fit", suffix=".yaml", seeds=FITS, run=parse("finetune"))
 reader("options", suffix=".yaml", seeds=[b"data: [a.fasta]\nout: x\nvalid: 0.1\n"], run=parse("prepare"))

@@ -111,6 +111,7 @@ class ReadOptions:
         split_column: the table column that names the side of the split.
         fields: table columns whose cells come along with each record, as they are.
         identifiers: `column` holds identifiers (text in any letters, or whole numbers) instead of sequences.
+        blanks: an identifier may be empty.
     """
 
     format: Format = "auto"
@@ -119,6 +120,7 @@ class ReadOptions:
     split_column: str | None = None
     fields: tuple[str, ...] = ()
     identifiers: bool = False
+    blanks: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -148,9 +150,14 @@ def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> l
         if letters_only and not os.path.exists(name):  # noqa: PTH110 (Path.exists raises on a long name)
             sources.append(Source(name, "text"))
             continue
-        for path in remote.guarded(name, _expand_paths, name):
+        for path in paths(name):
             sources.append(Source(path, _format_of(path, options.format)))
     return sources
+
+
+def paths(name: str) -> list[str]:
+    """The files that a path, glob or URL stands for (globs sorted). Raises UserError where there is none."""
+    return remote.guarded(name, _expand_paths, name)
 
 
 def _expand_paths(name: str) -> list[str]:
@@ -272,7 +279,7 @@ def _opened(source: Source, count: bool = True) -> Iterator[tuple[IO[bytes], _Co
                 while counted.read(1 << 20):
                     pass
                 source.bytes, source.sha256 = counted.count, counted.digest.hexdigest()
-    except (OSError, EOFError, ValueError, OverflowError, pa.ArrowException) as error:  # Arrow's, and its values'
+    except (OSError, EOFError, ValueError, OverflowError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{source.name}: {short(error)}") from error
 
 
@@ -307,7 +314,32 @@ def _decompress(raw: _CountingReader, name: str) -> io.BufferedReader:
     return io.BufferedReader(Decompressed(stream, lambda: raw.count, name), 1 << 20)
 
 
+def text_lines(source: Source) -> Iterator[tuple[int, str]]:
+    """The lines of a text file and their numbers, from 1. Raises UserError where it cannot be read or is not UTF-8."""
+    with _opened(source) as (_, counted):
+        found, number = Lines(_decompress(counted, source.name), source.name), 0
+        try:
+            for number, text in enumerate(_text_lines(found), 1):
+                found.taken = 0
+                yield number, text
+        except UnicodeDecodeError as error:
+            raise UserError(f"{source.name}, after line {number}: not UTF-8 ({short(error)})") from error
+
+
 # Tables --------------------------------------------------------------------------------------------------------
+
+
+def table_columns(source: Source) -> list[str]:
+    """The names of a table's columns. Raises UserError where it cannot be read."""
+    with _opened(source, count=False) as (raw, counted):
+        if source.format == "parquet":
+            return list(_parquet(raw, source).schema_arrow.names)
+        return next(_csv(Lines(_decompress(counted, source.name), source.name), source), [])
+
+
+def _csv(lines: Lines, source: Source) -> Any:
+    csv.field_size_limit(LONGEST_RECORD)
+    return csv.reader(_text_lines(lines), delimiter="\t" if source.format == "tsv" else ",", strict=True)
 
 
 def _check_columns(source: Source, options: ReadOptions, found: Sequence[str]) -> None:
@@ -320,9 +352,8 @@ def _check_columns(source: Source, options: ReadOptions, found: Sequence[str]) -
 
 
 def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iterator[Record]:
-    csv.field_size_limit(LONGEST_RECORD)
     lines = Lines(handle, source.name)
-    rows = csv.reader(_text_lines(lines), delimiter="\t" if source.format == "tsv" else ",", strict=True)
+    rows = _csv(lines, source)
     try:
         names = next(rows, None)
         lines.taken = 0
@@ -347,7 +378,7 @@ def _read_table(source: Source, handle: IO[bytes], options: ReadOptions) -> Iter
             id_ = str(number) if id_column is None else row[id_column]
             split = None if split_column is None else row[split_column]
             more = tuple(row[i] for i in fields)
-            yield _cell_record(source, id_, row[column], rows.line_num, split, more, options.identifiers)
+            yield _cell_record(source, id_, row[column], rows.line_num, split, more, options)
         if number == 0:
             raise UserError(fasta.no_sequence(source.name))
     except csv.Error as error:
@@ -404,16 +435,18 @@ def _read_parquet(source: Source, file: pq.ParquetFile, piece: Piece, options: R
             row += 1
             side = None if split is None else str(split)
             name = str(row) if id_ is None else str(id_)
-            yield _cell_record(source, name, cell, row, side, extra, options.identifiers)
+            yield _cell_record(source, name, cell, row, side, extra, options)
 
 
 def _cell_record(
-    source: Source, id_: str, cell: Any, line: int, split: str | None, fields: tuple[Any, ...], identifier: bool
+    source: Source, id_: str, cell: Any, line: int, split: str | None, fields: tuple[Any, ...], options: ReadOptions
 ) -> Record:
-    if identifier and isinstance(cell, str | int) and str(cell).strip():
+    if options.blanks and (cell is None or cell == ""):
+        return Record(id_, b"", source.name, line, split, "", fields)
+    if options.identifiers and isinstance(cell, str | int) and str(cell).strip():
         return Record(id_, str(cell).encode(), source.name, line, split, "", fields)
     if not isinstance(cell, str) or not cell.strip():
-        wanted = "an identifier" if identifier else "a sequence"
+        wanted = "an identifier" if options.identifiers else "a sequence"
         what = "an empty cell" if cell is None or cell == "" or isinstance(cell, str) else f"a {type(cell).__name__}"
         raise UserError(f"{source.name}, line {line}: {what} where {wanted} was expected")
     try:
