@@ -1,7 +1,7 @@
 """biometro: METRO-pretrained language models of biochemical sequences.
 
 Every job is a function here and a subcommand of `biometro`: prepare, plan, pretrain, finetune, predict, embed,
-generate, export. `load` opens a model.
+score, generate, export. `load` opens a model.
 """
 
 from __future__ import annotations
@@ -28,9 +28,22 @@ if TYPE_CHECKING:
     from biometro.jobs.predict import predict
     from biometro.jobs.prepare import prepare
     from biometro.jobs.pretrain import pretrain
+    from biometro.jobs.score import score
     from biometro.model.load import load
 
-__all__ = ["UserError", "embed", "export", "finetune", "generate", "load", "plan", "predict", "prepare", "pretrain"]
+__all__ = [
+    "UserError",
+    "embed",
+    "export",
+    "finetune",
+    "generate",
+    "load",
+    "plan",
+    "predict",
+    "prepare",
+    "pretrain",
+    "score",
+]
 
 _HOMES = {
     "UserError": "biometro.errors",
@@ -43,6 +56,7 @@ _HOMES = {
     "plan": "biometro.jobs.plan",
     "prepare": "biometro.jobs.prepare",
     "pretrain": "biometro.jobs.pretrain",
+    "score": "biometro.jobs.score",
 }
 
 

@@ -23,13 +23,14 @@ from biometro.jobs.plan import plan
 from biometro.jobs.predict import predict
 from biometro.jobs.prepare import prepare
 from biometro.jobs.pretrain import pretrain
+from biometro.jobs.score import score
 from biometro.training.signals import remember, remembering
 from biometro.training.trainer import EXIT_STOPPED, Outcome
 from biometro.untrusted import check_yaml
 
 JOBS: dict[str, Any] = {
     "prepare": prepare, "plan": plan, "pretrain": pretrain, "finetune": finetune, "predict": predict, "embed": embed,
-    "generate": generate, "export": export,
+    "score": score, "generate": generate, "export": export,
 }  # fmt: skip
 
 # A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure.

@@ -133,7 +133,7 @@ def draw_scores(groups: Sequence[Group]) -> str:
             shares = np.histogram(one.scores, edges)[0] / len(one.scores)
             axes.stairs(shares, edges, color=colour, linewidth=1.5)
         axes.axvline(0, color=GREY, linestyle="--", linewidth=1.1)
-        return plots._svg(figure)
+        return plots.to_svg(figure)
 
 
 def _span(values: np.ndarray) -> tuple[float, float]:
@@ -153,7 +153,7 @@ def draw_composition(shares: Sequence[np.ndarray]) -> str:
             axes.bar(np.arange(20) + offset, shares_A, width, color=colour)
         axes.set_xticks(range(20), list(STANDARD))
         axes.grid(axis="x", visible=False)
-        return plots._svg(figure)
+        return plots.to_svg(figure)
 
 
 def draw_places(rates_L: np.ndarray, conservation_L: np.ndarray | None, first: int) -> str:
@@ -169,7 +169,7 @@ def draw_places(rates_L: np.ndarray, conservation_L: np.ndarray | None, first: i
             panels[1].plot(position_L, 1 - conservation_L, color=VERMILION, linewidth=1.0)
             panels[1].set_ylabel("1 - conservation")
         panels[-1].set_xlabel("position")
-        return plots._svg(figure)
+        return plots.to_svg(figure)
 
 
 READING = (

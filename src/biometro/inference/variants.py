@@ -1,0 +1,265 @@
+"""Scores of variants from a model's likelihoods: how much more likely a variant is than its wild type.
+
+    wild type, variants ─▶ passages to read ─▶ Likelihood ─▶ tables ─▶ a number for each variant, higher is fitter
+
+With x the wild type, x' the variant, S the places of its substitutions, and p(a at i | z) what the model holds for a
+letter a at place i of a sequence z; `z \\ i` is z with place i masked, L its length:
+
+    wildtype  1 pass        sum over S of log p(x'_i at i | x) - log p(x_i at i | x); stands for masked
+    masked    L passes      sum over S of log p(x'_i at i | x \\ i) - log p(x_i at i | x \\ i)
+    mutant    1 a variant   sum over S of log p(x'_i at i | x') - log p(x_i at i | x'); stands for masked
+    pll       L a variant   sum over all i of log p(x'_i at i | x' \\ i), minus the same of x
+    pll_fast  1 a variant   the same from one pass, the sight of the letter undone by Bayes' rule; stands for pll
+    clm       1 pass        as wildtype, by the head with which a METRO model restores; stands for masked
+    rtd       L passes and  sum over S of log q(x'_i) - logit(i replaced in x'), minus the same of x, with q(a) the
+              1 a variant   auxiliary's probability of a at i given x \\ i; stands for masked
+    average                 the variant's rank among all as a share of them, mean over the other methods
+
+What stands for another is an approximation of it.
+
+Sources: wildtype, masked and mutant marginals are those of Meier et al. 2021 (ESM-1v); masked has one mask at a time,
+so that the score of several substitutions is the sum of their own, as in ProteinGym (Notin et al. 2023). pll: Salazar
+et al. 2020 (arXiv 1910.14659); of insertions and deletions, Brandes et al. 2023 (Nature Genetics 55, 1512). pll_fast:
+after Kantroo et al. 2024 (arXiv 2407.07265). rtd: the density ratio of Electric (Clark et al. 2020, arXiv 2012.08561):
+p(a at i | rest) is proportional to q(a) (1 - D) / D, with D the detector's probability. It leaves out that METRO counts
+a lucky draw as original, which adds log((1 - m + m q(a)) / (1 - p(a))) with m the mask rate: little, where p is small.
+
+pll_fast for a masked language model: BERT's corruption leaves as many chosen letters in place (10 %) as it replaces by
+one of A letters at random (10 %), so that, where a letter is seen, it has u = p (A + 1) / (p A + 1), with p its
+probability given the rest. Hence p = u / (A + 1 - A u). The main model of METRO is trained (clm_positions: masked) at
+places whose letters the auxiliary drew without knowing the original: the letter seen there tells nothing, and u is
+taken as it is.
+
+Shape letters: L residues of the wild type, A letters, N variants, P places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from biometro.data.variants import Variant
+from biometro.errors import UserError
+from biometro.inference.likelihood import Likelihood
+
+_FEWEST = 10  # variants over which ranks are compared
+_BLOCK = 256  # sequences whose likelihoods are asked for at once
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method can do. `table`: single substitutions are a table (L, A), of which the others are sums. `indels`:
+    lengths may change. `approximates`: the exact method that it stands for; empty where it is exact."""
+
+    summary: str
+    table: bool = False
+    indels: bool = False
+    approximates: str = ""
+
+
+METHODS = {
+    "wildtype": Method("wild-type marginals", table=True, approximates="masked"),
+    "masked": Method("masked marginals", table=True),
+    "mutant": Method("mutant marginals", approximates="masked"),
+    "pll": Method("pseudo-log-likelihood", indels=True),
+    "pll_fast": Method("pseudo-log-likelihood in one pass", indels=True, approximates="pll"),
+    "clm": Method("METRO's restoring head, one pass", table=True, approximates="masked"),
+    "rtd": Method("density ratio of METRO's auxiliary and detector", approximates="masked"),
+    "average": Method("mean of the other methods' ranks"),
+}
+
+
+def methods_of(likelihood: Likelihood) -> list[str]:
+    """The methods that a model can be asked for, `average` left out. `wildtype` of a METRO model is `clm`."""
+    able = ["masked", "pll"]
+    if "vocabulary" in likelihood.bundle.modules:
+        able += ["mutant", "pll_fast", "clm" if likelihood.has_restorer else "wildtype"]
+    if likelihood.has_detector:
+        able.append("rtd")
+    return [name for name in METHODS if name in able]
+
+
+class Scorer:
+    """One wild type and one model; what methods share is computed once.
+
+    Args:
+        likelihood: of the model.
+        wildtype: letters; those that are not standard residues (X) are read, and cannot be scored.
+
+    Raises UserError where the wild type is empty or has a letter without a token.
+    """
+
+    def __init__(self, likelihood: Likelihood, wildtype: str):
+        self.likelihood, self.wildtype = likelihood, wildtype
+        self._letters = wildtype.encode()
+        if not wildtype:
+            raise UserError("the wild type has no residue")
+        self._columns = {letter: column for column, letter in enumerate(likelihood.letters)}
+        self._tables: dict[str, np.ndarray] = {}  # rows are NaN until they are asked for
+        self._sums: dict[tuple[str, bytes], float] = {}
+
+    def table(self, method: str, places: Sequence[int] | None = None) -> np.ndarray:
+        """(P, A) float64 of single substitutions at the places (default: all): 0 for the wild type's own letter, NaN
+        where that is no standard residue.
+
+        Raises UserError for a method whose scores of substitutions do not add up.
+        """
+        if not METHODS[method].table:
+            raise UserError(f"{method} has no table of substitutions; {', '.join(_names_with_table())} have")
+        wanted = list(range(len(self.wildtype))) if places is None else list(places)
+        table_LA = self._tables.setdefault(method, np.full((len(self.wildtype), len(self._columns)), np.nan))
+        missing = [i for i in dict.fromkeys(wanted) if self.wildtype[i] in self._columns and np.isnan(table_LA[i, 0])]
+        if missing:
+            if method == "clm" and not self.likelihood.has_restorer:
+                raise UserError(
+                    "clm asks the head with which a METRO model restores; this model has none: use wildtype"
+                )
+            ask = self.likelihood.masked if method == "masked" else self.likelihood.seen
+            logp_PA = ask([self._letters], [missing])[0].astype(np.float64)
+            own_P = logp_PA[np.arange(len(missing)), [self._columns[self.wildtype[i]] for i in missing]]
+            table_LA[missing] = logp_PA - own_P[:, None]
+        return table_LA[wanted]
+
+    def score(self, method: str, variants: Sequence[Variant]) -> np.ndarray:
+        """(N,) float64, higher is fitter; 0 for the wild type itself.
+
+        Raises UserError for a method that there is not, that this model cannot be asked for, or that cannot score one
+        of the variants, which is named.
+        """
+        if method not in METHODS or method == "average":
+            raise UserError(f"there is no method {method!r}; choose from {', '.join(METHODS)}")
+        if not METHODS[method].indels:
+            self._check_substitutions(method, variants)
+        if METHODS[method].table:
+            places = sorted({place for variant in variants for place, _ in _sites(variant)})
+            row = dict(zip(places, self.table(method, places), strict=True))
+            return np.array([sum(row[i][self._columns[a]] for i, a in _sites(v)) for v in variants], dtype=np.float64)
+        if method in ("pll", "pll_fast"):
+            return self._likelihoods(method, [v.apply(self.wildtype).encode() for v in variants])
+        return self._mutants(variants) if method == "mutant" else self._ratios(variants)
+
+    def cost(self, method: str, variants: Sequence[Variant]) -> int:
+        """Letters that are read for these variants: what the time goes by."""
+        length = len(self.wildtype)
+        window = min(length, self.likelihood.max_length or length)
+        distinct = {variant.changes for variant in variants} | {()}
+        masks = len({change.start for changes in distinct for change in changes})
+        if METHODS[method].table:
+            return masks * window if method == "masked" else length
+        if METHODS[method].indels:
+            return len(distinct) * length * (window if method == "pll" else 1)
+        changed = sum(1 for variant in variants if variant.changes)
+        return changed * length + (masks * window + length if method == "rtd" else 0)
+
+    def agreement(
+        self, method: str, variants: Sequence[Variant], score_N: np.ndarray, budget: int
+    ) -> tuple[float, int] | None:
+        """Spearman correlation of an approximation's scores with those of the exact method, and over how many variants.
+
+        Variants are drawn (always the same ones) as long as the exact method reads at most `budget` letters for them.
+        None for a method that is exact, and where fewer than ten variants can be afforded.
+        """
+        from scipy.stats import spearmanr
+
+        exact = METHODS[method].approximates
+        if not exact:
+            return None
+        order = np.random.default_rng(0).permutation(len(variants)).tolist()
+        low, high = 0, len(order)
+        while low < high:  # the most that can be afforded: cost grows with every variant
+            middle = (low + high + 1) // 2
+            affordable = self.cost(exact, [variants[i] for i in order[:middle]]) <= budget
+            low, high = (middle, high) if affordable else (low, middle - 1)
+        chosen = order[:low]
+        if len(chosen) < _FEWEST:
+            return None
+        found_N = self.score(exact, [variants[i] for i in chosen])
+        if np.ptp(found_N) == 0 or np.ptp(score_N[chosen]) == 0:
+            return None
+        return float(spearmanr(score_N[chosen], found_N).statistic), len(chosen)
+
+    def _check_substitutions(self, method: str, variants: Sequence[Variant]) -> None:
+        for variant in variants:
+            if not variant.substitutions:
+                raise UserError(
+                    f"{_place(variant)}{variant.name}: {method} scores substitutions only; pll and pll_fast "
+                    "take insertions and deletions"
+                )
+            for place, _ in _sites(variant):
+                if self.wildtype[place] not in self._columns:
+                    raise UserError(
+                        f"{_place(variant)}{variant.name}: the wild type has no standard residue there "
+                        f"({self.wildtype[place]!r}), so that there is nothing to compare with"
+                    )
+
+    def _mutants(self, variants: Sequence[Variant]) -> np.ndarray:
+        """Of every variant one pass, told at its substitutions."""
+        sites = [list(_sites(variant)) for variant in variants]
+        sequences = [variant.apply(self.wildtype).encode() for variant in variants]
+        tables = self.likelihood.seen(sequences, [[place for place, _ in some] for some in sites])
+        scores = np.zeros(len(variants))
+        for number, (some, table_PA) in enumerate(zip(sites, tables, strict=True)):
+            for row, (place, letter) in zip(table_PA, some, strict=True):
+                scores[number] += float(row[self._columns[letter]]) - float(row[self._columns[self.wildtype[place]]])
+        return scores
+
+    def _ratios(self, variants: Sequence[Variant]) -> np.ndarray:
+        if not self.likelihood.has_detector:
+            raise UserError("rtd needs a detector of replaced residues; models pretrained with METRO have one")
+        sites = [list(_sites(variant)) for variant in variants]
+        places = sorted({place for some in sites for place, _ in some})
+        proposed = self.likelihood.masked([self._letters], [places])[0].astype(np.float64)
+        proposed /= float(self.likelihood.bundle.recipe.get("metro", {}).get("temperature", 1.0))  # as it was sampled
+        own = self.likelihood.detected([self._letters], [places])[0]
+        row = {place: number for number, place in enumerate(places)}
+        sequences = [variant.apply(self.wildtype).encode() for variant in variants]
+        found = self.likelihood.detected(sequences, [[place for place, _ in some] for some in sites])
+        scores = np.zeros(len(variants))
+        for number, (some, logits) in enumerate(zip(sites, found, strict=True)):
+            for (place, letter), logit in zip(some, logits.tolist(), strict=True):
+                q_A = proposed[row[place]]
+                gained = q_A[self._columns[letter]] - q_A[self._columns[self.wildtype[place]]]
+                scores[number] += gained - (logit - float(own[row[place]]))
+        return scores
+
+    def _likelihoods(self, method: str, sequences: Sequence[bytes]) -> np.ndarray:
+        """Sums over residues, minus the wild type's; what comes twice is read once."""
+        wanted = [s for s in dict.fromkeys([self._letters, *sequences]) if (method, s) not in self._sums]
+        ask = self.likelihood.masked if method == "pll" else self.likelihood.seen
+        for start in range(0, len(wanted), _BLOCK):
+            block = wanted[start : start + _BLOCK]
+            places = [[i for i, letter in enumerate(s.decode()) if letter in self._columns] for s in block]
+            for sequence, some, table_PA in zip(block, places, ask(block, places), strict=True):
+                columns = [self._columns[chr(sequence[place])] for place in some]
+                logp_P = table_PA[np.arange(len(some)), columns].astype(np.float64)
+                if method == "pll_fast" and not self.likelihood.has_restorer:
+                    logp_P = _unseen(logp_P, len(self._columns))
+                self._sums[method, sequence] = float(logp_P.sum())
+        own = self._sums[method, self._letters]
+        return np.array([self._sums[method, sequence] - own for sequence in sequences])
+
+
+def average(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """(N,) float64 in (0, 1]: the mean over methods of each variant's rank, ties at their mean rank, divided by N."""
+    from scipy.stats import rankdata
+
+    return np.mean([rankdata(score_N) / len(score_N) for score_N in scores], axis=0)
+
+
+def _unseen(logu_P: np.ndarray, letters: int) -> np.ndarray:
+    """log p from log u, see the module's docstring."""
+    return logu_P - np.log(letters + 1 - letters * np.exp(np.minimum(logu_P, 0.0)))
+
+
+def _sites(variant: Variant) -> list[tuple[int, str]]:
+    return [(change.start, change.letters) for change in variant.changes]
+
+
+def _place(variant: Variant) -> str:
+    return f"{variant.where}: " if variant.where else ""
+
+
+def _names_with_table() -> list[str]:
+    return [name for name, method in METHODS.items() if method.table]

@@ -1,0 +1,207 @@
+"""`biometro score`: a wild type, variants and a model -> how fit each variant is, by one method or several.
+
+wild type, variants ─▶ Scorer (inference/variants.py) ─▶ scores ─▶ rows in input order ─▶ a table, a page
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from biometro.data.intake import Account
+from biometro.data.rows import check_no_input, check_table, table_writer
+from biometro.data.variants import Variant, VariantOptions, read_variants, read_wildtype
+from biometro.device import pick_device
+from biometro.errors import UserError
+from biometro.evaluation.variant_report import Scored, write_variant_report
+from biometro.inference.likelihood import Likelihood, Part
+from biometro.inference.variants import METHODS, Scorer, average, methods_of
+from biometro.model.load import load
+
+_CHUNK = 4096  # rows written at once
+
+
+def score(
+    model: str,
+    wildtype: str,
+    data: str | list[str] = "singles",
+    out: str | None = None,
+    method: str | list[str] = "auto",
+    variants: VariantOptions = VariantOptions(),
+    measured: str | None = None,
+    report: str | None = None,
+    part: Part = "auto",
+    long: Literal["window", "full"] = "window",
+    max_length: int = 1022,
+    check: int = 20_000,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: str = "auto",
+    batch_tokens: int | None = None,
+) -> Scored:
+    """Say how fit variants of a protein are, from what a language model holds for likely; higher is fitter.
+
+    Methods: wildtype, masked and mutant marginals, pll (pseudo-log-likelihood), pll_fast (the same from one pass), clm
+    and rtd (METRO models only), average (of the ranks of the others). inference/variants.py has each one's formula and
+    source. What stands for another, exact one is called an approximation, and how far its ranks agree is told.
+
+    Args:
+        model: model folder of biometro, Hugging Face folder of ESM-2, or fair-esm checkpoint (.pt).
+        wildtype: letters, or a FASTA file of one record.
+        data: variants: texts such as A24G, A24G:K30R, p.Ala24Gly or p.Ala24_Lys30del; files of these (one a line, or
+            tables such as ProteinGym's), FASTA files of sequences; or singles, all variants of one substitution.
+        out: table to write: .csv, .tsv or .parquet. From Python it may be left out; the scores are returned.
+        method: one or several; auto is clm for METRO models (one pass of the model that is kept) and masked for
+            others; all is every method that the model can be asked for, but pll.
+        variants: how they are read.
+        measured: of tables, the column with a measured score, to compare with.
+        report: HTML page to write: heat map, sensitivity along the sequence, distributions.
+        part: which of a METRO model's two parts is asked: auto (auxiliary for what is masked, main for all else),
+            main or auxiliary.
+        long: beyond max_length: window (read the residues around each place) or full (read whole).
+        max_length: residues.
+        check: letters that may be read, with each approximation, to compare it with the exact method; 0 for none.
+        precision: of the arithmetic; auto is bfloat16 on CUDA and float32 elsewhere.
+        device: auto, cpu, cuda, cuda:1, ...
+        batch_tokens: tokens read at once; more takes more memory and does not change results.
+
+    Raises UserError for a model without a head over tokens, a method it cannot be asked for, and variants that do not
+    fit the wild type, unless variants.bad drops them.
+    """
+    path = None if out is None else Path(out)
+    page = None if report is None else Path(report)
+    if path is not None:
+        check_table(path)
+        check_no_input(path, [wildtype, *([data] if isinstance(data, str) else data)])
+    if check < 0:
+        raise UserError(f"check is {check}; it must be at least 0")
+    name, letters = read_wildtype(wildtype)
+    options, account = _with_measured(variants, measured), Account()
+    found = read_variants(data, letters, options, account)
+    bare = next((variant for variant in found if len(variant.fields) < len(options.fields)), None)
+    if bare is not None:
+        raise UserError(
+            f"{bare.name}: no column {', '.join(options.fields)} beside it; only rows of a table have cells"
+        )
+    console = Console(stderr=True, quiet=path is None and page is None)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console, transient=True
+    )
+    likelihood = Likelihood(
+        load(model), device=pick_device(device), precision=precision, batch_tokens=batch_tokens, part=part,
+        max_length=max_length if long == "window" else None, say=lambda n: bar.advance(bar.tasks[-1].id, n),
+    )  # fmt: skip
+    scorer = Scorer(likelihood, letters)
+    scored = Scored(name, letters, likelihood.letters, options.first, found, options.fields, out=path)
+    covered = 2 * len({change.start for variant in found for change in variant.changes}) > len(letters)
+    with bar:
+        for wanted in _methods(method, likelihood):
+            if wanted == "average":
+                scored.scores[wanted] = average(list(scored.scores.values()))
+                continue
+            bar.add_task(wanted, total=scorer.cost(wanted, found))
+            began = time.perf_counter()
+            scored.scores[wanted] = scorer.score(wanted, found)
+            if METHODS[wanted].table and (page is not None or covered):
+                scored.tables[wanted] = scorer.table(wanted)
+            scored.seconds[wanted] = time.perf_counter() - began
+        for wanted, score_N in scored.scores.items():
+            exact = METHODS[wanted].approximates
+            budget = 2**62 if exact in scored.scores else check
+            agreed = scorer.agreement(wanted, found, score_N, budget) if exact and _comparable(found, exact) else None
+            if agreed is not None:
+                scored.agreement[wanted] = agreed
+    if measured is not None:
+        _compare(scored, measured)
+    if path is not None:
+        with table_writer(path, []) as put:
+            rows = scored.rows()
+            for start in range(0, len(rows), _CHUNK):
+                put(rows[start : start + _CHUNK])
+    if page is not None:
+        facts = {"model": model, "wild type": f"{name or 'letters'}, {len(letters):,} residues"}
+        write_variant_report(page, scored, facts | {f"dropped ({r})": f"{n:,}" for r, n in account.dropped.items()})
+    _tell(scored, account, console, page)
+    return scored
+
+
+def _methods(method: str | list[str], likelihood: Likelihood) -> list[str]:
+    """The methods to run, `average` last. Raises UserError for one that there is not, or that would average one."""
+    able = methods_of(likelihood)
+    asked = [method] if isinstance(method, str) else list(method)
+    wanted: list[str] = []
+    for name in asked:
+        if name == "auto":
+            wanted.append("clm" if likelihood.has_restorer else "masked")
+        elif name == "all":
+            wanted += [known for known in able if known != "pll"]
+        elif name in METHODS:
+            wanted.append(name)
+        else:
+            raise UserError(f"there is no method {name!r}; choose from {', '.join(METHODS)}, auto, all")
+    if wanted == ["average"]:
+        wanted = [*(known for known in able if known != "pll"), "average"]
+    others = [name for name in dict.fromkeys(wanted) if name != "average"]
+    if not others:
+        raise UserError("method names nothing to score by")
+    return [*others, "average"] if "average" in wanted else others
+
+
+def _comparable(variants: Sequence[Variant], exact: str) -> bool:
+    return METHODS[exact].indels or all(variant.substitutions for variant in variants)
+
+
+def _with_measured(options: VariantOptions, measured: str | None) -> VariantOptions:
+    if measured is None:
+        return options
+    return VariantOptions(**{**vars(options), "fields": [*options.fields, measured]})
+
+
+def _compare(scored: Scored, measured: str) -> None:
+    """Spearman correlation of each method with the measured scores, over the variants that have one."""
+    from scipy.stats import spearmanr
+
+    values = []
+    for variant in scored.variants:
+        cell = variant.fields[-1]
+        try:
+            values.append(math.nan if cell is None or str(cell).strip() == "" else float(cell))
+        except ValueError as error:
+            raise UserError(f"{variant.where}: {cell!r} in column {measured!r} is no number") from error
+    scored.measured_N = np.array(values)
+    known = np.isfinite(scored.measured_N)
+    for method, score_N in scored.scores.items():
+        both = known & np.isfinite(score_N)
+        if both.sum() > 2 and np.ptp(score_N[both]) > 0 and np.ptp(scored.measured_N[both]) > 0:
+            rho = float(spearmanr(score_N[both], scored.measured_N[both]).statistic)
+            scored.measured[method] = rho, int(both.sum())
+
+
+def _tell(scored: Scored, account: Account, console: Console, page: Path | None) -> None:
+    for method, score_N in scored.scores.items():
+        text = f"{method} ({METHODS[method].summary}): {len(score_N):,} variants"
+        if method in scored.seconds:
+            text += f" in {scored.seconds[method]:.1f} s"
+        exact = METHODS[method].approximates
+        if exact and method in scored.agreement:
+            rho, count = scored.agreement[method]
+            text += f"; an approximation of {exact}, rank agreement {rho:.3f} over {count:,} variants"
+        elif exact:
+            text += f"; an approximation of {exact}, not compared (ask for both, or raise check)"
+        if method in scored.measured:
+            text += f"; Spearman with what was measured {scored.measured[method][0]:.3f}"
+        console.print(text, highlight=False, soft_wrap=True)
+    for reason, count in account.dropped.items():
+        console.print(
+            f"dropped ({reason}): {count:,}, first: {'; '.join(account.examples[reason])}", markup=False,
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    for made in (scored.out, page):
+        if made is not None:
+            console.print(f"-> {made}", highlight=False, soft_wrap=True)

@@ -1,0 +1,121 @@
+"""`biometro score` from the command line: what it writes, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import spearmanr
+
+import biometro
+from biometro import cli
+from biometro.data.variants import VariantOptions
+from biometro.inference.likelihood import Likelihood
+from biometro.inference.variants import Scorer
+from conftest import metro_bundle
+
+WILD = "MKTAYIAKQRQISFVKSH"
+
+
+@pytest.fixture(scope="module")
+def metro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("metro") / "model"
+    metro_bundle().save(folder)
+    return folder
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """As ProteinGym's, numbered from 24."""
+    path = tmp_path / "assay.csv"
+    rows = ["mutant,mutated_sequence,DMS_score"]
+    for number, (place, letter) in enumerate([(0, "A"), (3, "G"), (5, "V"), (9, "K"), (9, "E"), (17, "A")]):
+        sequence = WILD[:place] + letter + WILD[place + 1 :]
+        rows.append(f"{WILD[place]}{place + 24}{letter},{sequence},{number / 10}")
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_a_table_with_measured_scores(metro: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    wild = tmp_path / "wild.fasta"
+    wild.write_text(f">P12345 kinase\n{WILD}\n")
+    out, page = tmp_path / "scores.csv", tmp_path / "scores.html"
+    status = cli.main(
+        ["score", f"--model={metro}", f"--wildtype={wild}", f"--data={table}", f"--out={out}", "--method=[all,average]",
+         "--measured=DMS_score", "--variants.first=24", f"--report={page}", "--device=cpu"]
+    )  # fmt: skip
+    said = capsys.readouterr().err
+    assert status == 0, said
+    with out.open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["mutations"] for row in rows] == ["M24A", "A27G", "I29V", "R33K", "R33E", "H41A"]
+    methods = ["masked", "mutant", "pll_fast", "clm", "rtd", "average"]
+    assert list(rows[0]) == ["variant", "mutations", "DMS_score", *methods]
+    measured = [float(row["DMS_score"]) for row in rows]
+    clm = [float(row["clm"]) for row in rows]
+    assert f"Spearman with what was measured {spearmanr(clm, measured).statistic:.3f}" in said
+    assert "clm (METRO's restoring head, one pass): 6 variants" in said and "an approximation of masked, not" in said
+    text = page.read_text()
+    assert "Variants of P12345" in text and "A column for each position" in text and "<script" not in text
+
+
+def test_singles_from_python_are_the_scorers_table(metro: Path) -> None:
+    scored = biometro.score(str(metro), WILD, method=["clm", "masked"])
+    assert scored.out is None and len(scored.variants) == 19 * len(WILD)
+    exact = Scorer(Likelihood(biometro.load(metro)), WILD)
+    np.testing.assert_allclose(scored.tables["masked"], exact.table("masked"), atol=1e-5)
+    np.testing.assert_allclose(scored.scores["clm"], exact.score("clm", scored.variants), atol=1e-5)
+    rho, count = scored.agreement["clm"]
+    assert count == len(scored.variants)
+    assert rho == pytest.approx(spearmanr(scored.scores["clm"], scored.scores["masked"]).statistic, abs=1e-6)
+    assert biometro.score(str(metro), WILD, ["A4G"]).scores.keys() == {"clm"}
+
+
+def test_insertions_by_likelihood_to_parquet(metro: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.parquet"
+    scored = biometro.score(str(metro), WILD, ["p.Ala4del", "A4_Y5insGG"], str(out), method=["pll", "pll_fast"])
+    rows = pq.read_table(out).to_pylist()
+    assert [row["pll"] for row in rows] == pytest.approx(scored.scores["pll"].tolist())
+    assert rows[1]["variant"] == "A4_Y5insGG"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data=A5G"], "Y"),
+        (["--data=A99G"], "99"),
+        (["--data=A4*"], "stop"),
+        (["--data=A4del"], "clm scores substitutions only; pll and pll_fast"),
+        (["--data=A4G", "--method=maskd"], "no method 'maskd'"),
+        (["--data=A4G", "--max_length=1"], "max_length is 1"),
+        (["--data=A4G", "--check=-1"], "check is -1"),
+        (["--data=A4G", "--out=scores.xlsx"], "must end in one of .csv"),
+        (["--wildtype=MKT*", "--data=M1A"], "MKT*"),
+        (["--data=A4G", "--measured=fitness"], "fitness"),
+    ],
+)
+def test_mistakes_are_one_line(
+    metro: Path, tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str], message: str
+) -> None:
+    given = [f"--model={metro}", f"--wildtype={WILD}", f"--out={tmp_path / 'x.csv'}", *options]
+    assert cli.main(["score", *given]) == 1
+    said = capsys.readouterr().err.strip()
+    assert message in said and len(said.splitlines()) == 1 and "Traceback" not in said
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_a_table_is_not_replaced_while_it_is_read(metro: Path, table: Path, capsys: pytest.CaptureFixture) -> None:
+    before = table.read_bytes()
+    options = [f"--model={metro}", f"--wildtype={WILD}", f"--data={table}", f"--out={table}", "--variants.first=24"]
+    assert cli.main(["score", *options]) == 1
+    assert "one of the inputs" in capsys.readouterr().err and table.read_bytes() == before
+
+
+def test_bad_variants_are_dropped_and_listed_where_asked(
+    metro: Path, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    scored = biometro.score(str(metro), WILD, ["A4G", "A5G", "K2R"], variants=VariantOptions(bad="drop"))
+    assert [variant.name for variant in scored.variants] == ["A4G", "K2R"]
