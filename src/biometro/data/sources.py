@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biometro.data import families, fasta, remote
-from biometro.data.bounds import LONGEST_RECORD, Decompressed, Lines, check_parquet
+from biometro.data.bounds import LONGEST_RECORD, Lines, check_parquet
 from biometro.data.fasta import short
+from biometro.data.streams import CountingReader, decompress
 from biometro.errors import UserError
 
 Format = Literal["auto", "fasta", "csv", "tsv", "parquet"]
@@ -35,7 +36,6 @@ SUFFIXES: dict[str, Kind] = {
     ".seq": "fasta", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 COMPRESSED_SUFFIXES = (".gz", ".bgz", ".zst", ".bz2")
-COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 EXAMPLES: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
     # few and large, so that a small model learns them in a minute
     "example:families": partial(families.records, seed=0, families=8, members=256),
@@ -221,7 +221,7 @@ def pieces(number: int, source: Source, options: ReadOptions = ReadOptions(), wh
         return
     with _opened(source) as (raw, counted):
         if source.format == "fasta":
-            for line, data in fasta.cut(_decompress(counted, source.name), source.name):
+            for line, data in fasta.cut(decompress(counted, source.name), source.name):
                 yield Piece(number, line, data)
         else:
             file = _parquet(raw, source)
@@ -255,7 +255,7 @@ def read_piece(piece: Piece, source: Source, options: ReadOptions = ReadOptions(
         source.bytes, source.sha256 = total, digest.hexdigest()
     elif source.format in ("csv", "tsv"):
         with _opened(source) as (_, counted):
-            yield from _read_table(source, _decompress(counted, source.name), options)
+            yield from _read_table(source, decompress(counted, source.name), options)
     else:
         for part in pieces(piece.source, source, options):
             yield from read_piece(part, source, options)
@@ -265,15 +265,15 @@ def read_piece(piece: Piece, source: Source, options: ReadOptions = ReadOptions(
 def opened(source: Source) -> Iterator[io.BufferedReader]:
     """A source's bytes, decompressed, for a reader of other formats. Raises UserError as `read` does."""
     with _opened(source) as (_, counted):
-        yield _decompress(counted, source.name)
+        yield decompress(counted, source.name)
 
 
 @contextmanager
-def _opened(source: Source, count: bool = True) -> Iterator[tuple[IO[bytes], _CountingReader]]:
+def _opened(source: Source, count: bool = True) -> Iterator[tuple[IO[bytes], CountingReader]]:
     """A source's bytes, plain and counted; at the end what is left is read, and number and digest are kept."""
     try:
         with remote.open_binary(source.name) as raw:
-            counted = _CountingReader(raw)
+            counted = CountingReader(raw)
             yield raw, counted
             if count:
                 while counted.read(1 << 20):
@@ -283,41 +283,10 @@ def _opened(source: Source, count: bool = True) -> Iterator[tuple[IO[bytes], _Co
         raise UserError(f"{source.name}: {short(error)}") from error
 
 
-class _CountingReader(io.RawIOBase):
-    """Passes bytes on, and keeps their number and sha256."""
-
-    def __init__(self, raw: IO[bytes]):
-        self.raw, self.count, self.digest = raw, 0, hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.raw.read(len(buffer))
-        buffer[: len(data)] = data
-        self.count += len(data)
-        self.digest.update(data)
-        return len(data)
-
-
-def _decompress(raw: _CountingReader, name: str) -> io.BufferedReader:
-    """Buffered bytes of a possibly compressed file; its first bytes, not its name, tell.
-
-    Arrow's streams, unlike zstandard's, notice a file that was cut.
-    """
-    buffered: io.BufferedReader = io.BufferedReader(raw, 1 << 20)
-    start = buffered.peek(4)
-    codec = next((codec for magic, codec in COMPRESSIONS.items() if start.startswith(magic)), None)
-    if codec is None:
-        return buffered
-    stream = pa.CompressedInputStream(pa.PythonFile(buffered, mode="r"), codec)
-    return io.BufferedReader(Decompressed(stream, lambda: raw.count, name), 1 << 20)
-
-
 def text_lines(source: Source) -> Iterator[tuple[int, str]]:
     """The lines of a text file and their numbers, from 1. Raises UserError where it cannot be read or is not UTF-8."""
     with _opened(source) as (_, counted):
-        found, number = Lines(_decompress(counted, source.name), source.name), 0
+        found, number = Lines(decompress(counted, source.name), source.name), 0
         try:
             for number, text in enumerate(_text_lines(found), 1):
                 found.taken = 0
@@ -334,7 +303,7 @@ def table_columns(source: Source) -> list[str]:
     with _opened(source, count=False) as (raw, counted):
         if source.format == "parquet":
             return list(_parquet(raw, source).schema_arrow.names)
-        return next(_csv(Lines(_decompress(counted, source.name), source.name), source), [])
+        return next(_csv(Lines(decompress(counted, source.name), source.name), source), [])
 
 
 def _csv(lines: Lines, source: Source) -> Any:
