@@ -1,7 +1,7 @@
 """biometro: METRO-pretrained language models of biochemical sequences.
 
-Every job is a function here and a subcommand of `biometro`: prepare, plan, pretrain, finetune, predict, embed,
-export. `load` opens a model.
+Every job is a function here and a subcommand of `biometro`: prepare, plan, pretrain, finetune, predict, evaluate,
+embed, export. `load` opens a model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 if TYPE_CHECKING:
     from biometro.errors import UserError
     from biometro.jobs.embed import embed
+    from biometro.jobs.evaluate import evaluate
     from biometro.jobs.export import export
     from biometro.jobs.finetune import finetune
     from biometro.jobs.plan import plan
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
     from biometro.jobs.pretrain import pretrain
     from biometro.model.load import load
 
-__all__ = ["UserError", "embed", "export", "finetune", "load", "plan", "predict", "prepare", "pretrain"]
+__all__ = ["UserError", "embed", "evaluate", "export", "finetune", "load", "plan", "predict", "prepare", "pretrain"]
 
 _HOMES = {
     "UserError": "biometro.errors",
     "embed": "biometro.jobs.embed",
+    "evaluate": "biometro.jobs.evaluate",
     "export": "biometro.jobs.export",
     "finetune": "biometro.jobs.finetune",
     "load": "biometro.model.load",
