@@ -25,6 +25,7 @@ from biometro.data.labels import read_labelled
 from biometro.data.sources import ReadOptions, Record, expand
 from biometro.data.task import Answers, Calibration, LabelConfig, Task
 from biometro.errors import UserError
+from biometro.evaluation.tasks import read_task, suites
 from biometro.files import sha256_of
 from biometro.inference import vectors
 from biometro.inference.predict import Predictor
@@ -48,6 +49,7 @@ FASTA = b">a first\nMKTA\nYI\n\n>b\r\nGG*\r\n>c\nWux-."
 TABLE = b'id,sequence,split\nx,MK,train\n"y ""y""","GG",valid\n'
 LABELS = b'id,sequence,label,several,number,residues\nx,MKT,a,p;q,1.5,HHE\ny,GG,b,,nan,"0.1,2"\nz,W,a,q,1e3,C\n'
 RECIPES = [path.read_bytes() for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))]
+TASKS = [path.read_bytes() for files in suites().values() for path in files]
 FITS = [recipe for recipe in RECIPES if b"\nlabels:" in recipe]
 
 
@@ -306,6 +308,7 @@ reader("labels.fasta", suffix=".fasta", seeds=[b">a|x class=p\nMKT\n>b|y class=q
 reader("recipe", suffix=".yaml", seeds=[recipe for recipe in RECIPES if recipe not in FITS], run=parse("pretrain"))
 reader("fit", suffix=".yaml", seeds=FITS, run=parse("finetune"))
 reader("options", suffix=".yaml", seeds=[b"data: [a.fasta]\nout: x\nvalid: 0.1\n"], run=parse("prepare"))
+reader("task", suffix=".yaml", seeds=TASKS, run=read_task)
 reader("fair", suffix=".pt", seeds=[a_fair_checkpoint()], run=use_model)
 reader("npz", suffix=".npz", seeds=[embeddings(".npz", r) for r in (True, False)], run=vectors.read)
 reader("vectors", suffix=".safetensors", seeds=[embeddings(".safetensors", r) for r in (True, False)], run=vectors.read)

@@ -104,7 +104,7 @@ def _reading() -> str:
         "baseline, &lt; a baseline is clearly better. Clearly means: the difference on the same resamples of the test "
         f"set has a p below {paired.LEVEL}, corrected for all pairs of the task (Holm). Intervals of two methods may "
         "overlap although their difference is clear, since a resample that is hard is hard for both. Probes are "
-        "linear, with a penalty chosen on validation; they tell what a model's vectors hold, not what fine-tuning would "
+        "linear, with a penalty chosen on validation; they tell what vectors hold, not what fine-tuning would "
         "reach.</p>"
     )
 

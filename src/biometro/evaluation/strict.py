@@ -85,7 +85,7 @@ def _fits(hint: Any, value: Any) -> bool:
     if origin in (dict, Mapping) or getattr(origin, "__name__", "") == "Mapping":
         return isinstance(value, dict) and all(_fits(inner[0], k) and _fits(inner[1], v) for k, v in value.items())
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is type(None):

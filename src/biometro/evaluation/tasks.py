@@ -105,7 +105,7 @@ class TaskFile:
     def _place(self, name: str, folder: Path | None) -> str:
         if name.startswith("example:") or is_url(name):
             return name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"{self.path}: data is {name!r}; it must be a path inside the data folder, or a URL")
         places = [*([] if self.suite else [self.path.parent]), *([] if folder is None else [folder])]
         for place in places:
@@ -165,6 +165,8 @@ def read_task(path: Path, suite: str = "") -> TaskFile:
     if not head.files or (head.digests is not None and len(head.digests) != len(head.files)):
         raise UserError(f"{where}: data names {len(head.files)} files and sha256 {len(head.digests or [])}")
     labels = found.get("labels")
+    if isinstance(labels, Mapping) and labels.get("file") is not None:
+        raise UserError(f"{where}: labels.file is not for task files, whose data have a sha256; put labels into data")
     if isinstance(labels, Mapping) and labels.get("task", kind) != kind:
         raise UserError(f"{where}: labels.task is {labels['task']!r}, but kind says {kind}; leave labels.task out")
     settings = {key: value for key, value in found.items() if key not in own}
