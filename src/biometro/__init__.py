@@ -1,7 +1,7 @@
 """biometro: METRO-pretrained language models of biochemical sequences.
 
-Every job is a function here and a subcommand of `biometro`: prepare, plan, pretrain, finetune, predict, embed,
-score, generate, export. `load` opens a model.
+Every job is a function here and a subcommand of `biometro`: prepare, plan, pretrain, finetune, predict, evaluate,
+embed, score, generate, export. `load` opens a model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 if TYPE_CHECKING:
     from biometro.errors import UserError
     from biometro.jobs.embed import embed
+    from biometro.jobs.evaluate import evaluate
     from biometro.jobs.export import export
     from biometro.jobs.finetune import finetune
     from biometro.jobs.generate import generate
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "UserError",
     "embed",
+    "evaluate",
     "export",
     "finetune",
     "generate",
@@ -48,6 +50,7 @@ __all__ = [
 _HOMES = {
     "UserError": "biometro.errors",
     "embed": "biometro.jobs.embed",
+    "evaluate": "biometro.jobs.evaluate",
     "export": "biometro.jobs.export",
     "finetune": "biometro.jobs.finetune",
     "generate": "biometro.jobs.generate",

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, auto_parser, get_loader, set_loader, se
 
 from biometro.errors import EchoedError, UserError
 from biometro.jobs.embed import embed
+from biometro.jobs.evaluate import evaluate
 from biometro.jobs.export import export
 from biometro.jobs.finetune import Finetuned, finetune
 from biometro.jobs.generate import generate
@@ -29,8 +30,8 @@ from biometro.training.trainer import EXIT_STOPPED, Outcome
 from biometro.untrusted import check_yaml
 
 JOBS: dict[str, Any] = {
-    "prepare": prepare, "plan": plan, "pretrain": pretrain, "finetune": finetune, "predict": predict, "embed": embed,
-    "score": score, "generate": generate, "export": export,
+    "prepare": prepare, "plan": plan, "pretrain": pretrain, "finetune": finetune, "predict": predict,
+    "evaluate": evaluate, "embed": embed, "score": score, "generate": generate, "export": export,
 }  # fmt: skip
 
 # A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure.

@@ -29,6 +29,7 @@ from biometro.data.structures import read_chains
 from biometro.data.task import Answers, Calibration, LabelConfig, Task
 from biometro.data.variants import VariantOptions, read_variants, read_wildtype
 from biometro.errors import UserError
+from biometro.evaluation.tasks import read_task, suites
 from biometro.files import sha256_of
 from biometro.inference import vectors
 from biometro.inference.predict import Predictor
@@ -97,6 +98,7 @@ ATOM 4 C CB . TRP A 1 3 ? 7.0 2.0 9.0 1.0 10 13 A 1
 MUTANTS = b"mutant,mutated_sequence,DMS_score\nA4G,MKTGYIAK,1.5\nK2R:T3_A4insGG,MRTGGAYIAK,-1\n,MKTAYIAK,0\n"
 MUTATIONS = b"A4G:Y5F # mine\nNP_1.1:p.[(Ala4Gly);(Lys8del)]\np.Lys2_Ala4delinsTrp\nT3dup\nWT\n\nY5fs\n0_M1insGG\n"
 RECIPES = [path.read_bytes() for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))]
+TASKS = [path.read_bytes() for files in suites().values() for path in files]
 FITS = [recipe for recipe in RECIPES if b"\nlabels:" in recipe]
 
 
@@ -372,6 +374,7 @@ reader("wildtype", suffix=".fasta", seeds=[b">a first\nMKTA\nYIX*\n"], run=lambd
 reader("recipe", suffix=".yaml", seeds=[recipe for recipe in RECIPES if recipe not in FITS], run=parse("pretrain"))
 reader("fit", suffix=".yaml", seeds=FITS, run=parse("finetune"))
 reader("options", suffix=".yaml", seeds=[b"data: [a.fasta]\nout: x\nvalid: 0.1\n"], run=parse("prepare"))
+reader("task", suffix=".yaml", seeds=TASKS, run=read_task)
 reader("fair", suffix=".pt", seeds=[a_fair_checkpoint()], run=use_model)
 reader("contacts.csv", suffix=".csv", seeds=[CONTACTS], run=lambda path: read_table(str(path)))
 reader("pdb", suffix=".pdb", seeds=[PDB, SEQRES + PDB], run=lambda path: read_chains(str(path)))

@@ -1,7 +1,8 @@
 """Figures of merit of classifiers, regressors and per-residue models, and how far each can be trusted.
 
 truth, predictions ─▶ known rows ─┬─▶ measure    {figure: value}
-                                  ├─▶ bootstrap  {figure: (low, high)}, resampling whole sequences or families
+                                  ├─▶ replicates ─▶ bootstrap  {figure: (low, high)}, resampling whole sequences or
+                                  │                            families
                                   └─▶ per_class, confusion
 
 | kind | truth | predictions | unknown |
@@ -53,10 +54,12 @@ __all__ = [
     "check_kind",
     "check_metric",
     "confusion",
+    "interval",
     "known_residues",
     "larger_is_better",
     "measure",
     "per_class",
+    "replicates",
 ]
 
 _CLASSES = (
@@ -180,25 +183,44 @@ def bootstrap(
         UserError: for a figure that `measure` does not give.
         ValueError: as for `measure`.
     """
+    found = replicates(kind, truth, predicted, names, figures, samples, seed, groups)
+    return {name: interval(values_S, share) for name, values_S in found.items()}
+
+
+def replicates(
+    kind: str,
+    truth: Any,
+    predicted: Any,
+    names: Sequence[str],
+    figures: Sequence[str],
+    samples: int = 1000,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """(S,) float64 of each figure over the resamples that `bootstrap` takes percentiles of; NaN where undefined.
+
+    Two predictions of one truth see the same resamples under one seed, so that the difference of their replicates, one
+    by one, is that of the two. Arguments and errors as for `bootstrap`; figures of ranks may take fewer resamples.
+    """
     for name in figures:
         check_metric(kind, name.split("/")[0] if kind == "regression" else name, names)
     flat = lay_flat(kind, truth, predicted, names, groups)
-    intervals = dict.fromkeys(figures, (math.nan, math.nan))
+    found = {name: np.full(samples, np.nan) for name in figures}
     with _silence():
-        families = resampling.families(flat) if flat.units else []
-        for family in families:
+        for family in resampling.families(flat) if flat.units else []:
             wanted = [name for name in figures if name in family.figures]
             if wanted:
                 most = max(_FEWEST_RESAMPLES, _RANKED // family.ranked) if family.ranked else samples
                 blocks = [family.values(draw_SG) for draw_SG in resampling.draws(flat.units, min(samples, most), seed)]
-                intervals |= {name: _interval(np.concatenate([b[name] for b in blocks]), share) for name in wanted}
-    return intervals
+                found |= {name: np.concatenate([b[name] for b in blocks]) for name in wanted}
+    return found
 
 
-def _interval(values_S: np.ndarray, share: float) -> tuple[float, float]:
-    """The percentiles that leave (1 - share) / 2 of the defined values on either side."""
+def interval(values_S: np.ndarray, share: float = 0.95) -> tuple[float, float]:
+    """The percentiles that leave (1 - share) / 2 of the defined values (S,) on either side; NaN where fewer than half
+    are defined."""
     defined_S = values_S[np.isfinite(values_S)]
-    if len(defined_S) < len(values_S) / 2:
+    if not len(defined_S) or len(defined_S) < len(values_S) / 2:
         return math.nan, math.nan
     low, high = np.quantile(defined_S, ((1 - share) / 2, (1 + share) / 2))
     return float(low), float(high)

@@ -11,18 +11,23 @@ Shapes: S resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from biometro.errors import UserError
 from biometro.inference.embed import Embedder, Pooling, Precision
 from biometro.inference.features import Features
 from biometro.model.bundle import Bundle
 
 RESAMPLES = 1000
+
+
+class NotAtHandError(UserError):
+    """What a task needs is not at hand here (its data, a program): it is left out, and the others go on."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,17 @@ class Subject:
     fingerprint: str
     device: torch.device
     precision: Precision = "auto"
+    batch_tokens: int | None = None
+    """Tokens read at once; vectors do not depend on it."""
 
     def features(self, pooling: Pooling) -> Features:
         """The store of this model's vectors; sequences beyond 1,022 residues are read in windows."""
 
         def embedder() -> Embedder:
-            return Embedder(self.bundle, pooling=pooling, long="window", precision=self.precision, device=self.device)
+            return Embedder(
+                self.bundle, pooling=pooling, long="window", precision=self.precision, device=self.device,
+                batch_tokens=self.batch_tokens,
+            )  # fmt: skip
 
         return Features(embedder, f"{self.fingerprint} {pooling} window {self.precision} {self.device.type}")
 
@@ -67,11 +77,15 @@ class Subject:
 class Exam(Protocol):
     """One task with its data read, ready to be given to models."""
 
-    facts: Mapping[str, str]
-    """What the report says of the data: counts, what was left out."""
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What the report says of the data: counts, what was left out."""
+        ...
 
-    test: list[bytes]
-    """Sequences that are examined, whose overlap with a model's training corpus is stated."""
+    @property
+    def test(self) -> Sequence[bytes]:
+        """Sequences that are examined, whose overlap with a model's training corpus is stated."""
+        ...
 
     def baselines(self) -> dict[str, Score]: ...
 

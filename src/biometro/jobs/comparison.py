@@ -26,7 +26,7 @@ from biometro.data.labels import Labelled, take
 from biometro.data.sides import Division
 from biometro.data.task import Answers, Calibration, SequenceKind, Truth
 from biometro.errors import UserError
-from biometro.evaluation import metrics, results
+from biometro.evaluation import metrics, overlap, results
 from biometro.evaluation.baselines import KmerBaseline, NearestNeighbour
 from biometro.files import write_file
 from biometro.inference.embed import Embedder
@@ -285,6 +285,9 @@ class Comparison:
                 facts[f"test: {name}"] = f"{said['figures'][name]:.4f}"
         if "test" in division.leaks:
             facts["test sequences with a relative in training"] = f"{100 * division.leaks['test'].share:.1f} %"
+        corpus = overlap.training_of(self.base).digest
+        if corpus is not None:  # for `evaluate`, which counts test sequences that the encoder has seen
+            facts[overlap.DIGEST] = corpus
         asked = Answers(self.task, fitted, self.kind, self.residues, self.limit)
         Bundle(
             self.base.alphabet, {"encoder": encoder, "head": objective.head}, self.recipe, facts, self.base.crop, asked,

@@ -16,6 +16,7 @@ from biometro.data.batch import Batch
 from biometro.data.corpus import Corpus
 from biometro.data.loader import Loader, PackingConfig
 from biometro.errors import UserError
+from biometro.evaluation import overlap
 from biometro.evaluation.report import write_report
 from biometro.files import write_file
 from biometro.inference.embed import Embedder
@@ -166,7 +167,8 @@ def _facts(
         "steps": f"{progress.step:,} of {training.steps:,}"
         + (f" (stopped by {outcome.stopped})" if outcome.stopped else ""),
         "training data": f"{info['splits']['train']['sequences']:,} sequences, "
-        f"{info['splits']['train']['residues']:,} residues, from {sources}; corpus digest {corpus.digest[:16]}",
+        f"{info['splits']['train']['residues']:,} residues, from {sources}",
+        overlap.DIGEST: corpus.digest,
         "tokens read": f"{progress.tokens:,}",
         "training FLOPs": f"{progress.flops:.3g} (forward and backward, all modules)",
         "training time": f"{progress.seconds / 60:.1f} min on {world.hardware}",
