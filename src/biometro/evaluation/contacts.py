@@ -19,7 +19,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -57,7 +58,7 @@ class ContactsConfig:
     """
 
     metric: str = "precision_long_L"
-    methods: Sequence[str] = METHODS
+    methods: list[str] = field(default_factory=lambda: list(METHODS))
     longest: int = LONGEST
     train: int | None = None
     test: int | None = None
@@ -289,6 +290,14 @@ def _of_structure(path: str, config: ContactsConfig) -> Protein:
     if config.chain == "longest":
         return max(read_chains(path, config.distance).values(), key=len)
     return read_structure(path, distance=config.distance)
+
+
+def read(
+    kind: str, data: Sequence[str], config: ContactsConfig, metric: str, *, seed: int = 0, resamples: int = RESAMPLES,
+    keep: Path | None = None,
+) -> ContactsExam:  # fmt: skip
+    """The exam of a task file; arguments as for `probes.read`."""
+    return read_exam(list(data), replace(config, metric=metric), seed=seed, resamples=resamples)
 
 
 def read_exam(

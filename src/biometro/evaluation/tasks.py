@@ -19,7 +19,7 @@ from typing import Any, get_args
 from biometro.data.remote import is_url, open_binary
 from biometro.data.task import TaskKind
 from biometro.errors import UserError
-from biometro.evaluation import probes, retrieval, strict
+from biometro.evaluation import contacts, probes, retrieval, strict, variant_effects
 from biometro.evaluation.protocol import RESAMPLES, Exam, NotAtHandError
 from biometro.files import sha256_of
 from biometro.untrusted import read_yaml
@@ -47,8 +47,8 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(get_args(TaskKind), _PROBE),
     "retrieval": Kind(retrieval.RetrievalConfig, retrieval.read),
     "pairs": Kind(retrieval.PairsConfig, retrieval.read_pairs),
-    # "variants": Kind(variant_effects.VariantsConfig, variant_effects.read)
-    # "contacts": Kind(contacts.ContactsConfig, contacts.read)
+    "variants": Kind(variant_effects.VariantsConfig, variant_effects.read),
+    "contacts": Kind(contacts.ContactsConfig, contacts.read),
 }
 
 
@@ -59,7 +59,8 @@ class TaskHead:
     Args:
         kind: one of `KINDS`.
         title: a line for people.
-        data: file or files: a path inside the data folder (or beside the task file), a URL, or example:families.
+        data: file or files: a path inside the data folder (or beside the task file), a URL, or example:families. Tasks
+            of variants and contacts take folders, too.
         metric: the figure by which methods are compared.
         sha256: of each file of data, in their order; left out, what is found is believed, and recorded.
         url: where the data come from.
@@ -109,7 +110,7 @@ class TaskFile:
             raise UserError(f"{self.path}: data is {name!r}; it must be a path inside the data folder, or a URL")
         places = [*([] if self.suite else [self.path.parent]), *([] if folder is None else [folder])]
         for place in places:
-            if (place / name).is_file():
+            if (place / name).exists():
                 return str(place / name)
         where = f"not in {folder}" if folder is not None else "no data folder was named (--data, or $BIOMETRO_DATA)"
         source = f"; from {self.head.url}" if self.head.url else ""
@@ -211,12 +212,16 @@ def find(names: Sequence[str]) -> list[TaskFile]:
 
 
 def _sha256(place: str) -> str:
-    """Of a file or URL; empty for data that come with biometro."""
+    """Of a file or URL, or of a folder's files and their names; empty for data that come with biometro."""
     if place.startswith("example:"):
         return ""
+    digest = hashlib.sha256()
+    if Path(place).is_dir():
+        for path in sorted(path for path in Path(place).iterdir() if path.is_file()):
+            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+        return digest.hexdigest()
     if not is_url(place):
         return sha256_of(Path(place))
-    digest = hashlib.sha256()
     try:
         with open_binary(place) as handle:
             while chunk := handle.read(_CHUNK):
