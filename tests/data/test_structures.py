@@ -38,19 +38,19 @@ def chain_of(name: str, length: int, missing: tuple[int, ...] = (), offset: int 
 
 
 def written(
-    folder: Path, *chains: gemmi.Chain, sequences: bool = False, models: int = 1, length: int = 40
+    folder: Path, *chains: gemmi.Chain, sequences: bool = False, models: int = 1, missing: tuple[int, ...] = ()
 ) -> tuple[Path, Path]:
     """The same structure as x.pdb and x.cif."""
     structure = gemmi.Structure()
     for number in range(models):
         model = gemmi.Model(number + 1)
-        for chain in chains:
-            model.add_chain(chain)
+        for chain in chains:  # a second model has the same residues elsewhere
+            model.add_chain(chain if number == 0 else chain_of(chain.name, 40, missing, seed=9))
         structure.add_model(model)
     structure.setup_entities()
     if sequences:
         for entity in structure.entities:
-            entity.full_sequence = [NAMES[i % 7] for i in range(length)]
+            entity.full_sequence = [NAMES[i % 7] for i in range(40)]
         structure.assign_label_seq_id(True)
     structure.write_pdb(str(folder / "x.pdb"))
     structure.make_mmcif_document().write_file(str(folder / "x.cif"))
@@ -74,7 +74,7 @@ def by_biopython(path: Path, chain: str) -> tuple[list[int], list[tuple[int, int
 @pytest.mark.parametrize("sequences", [False, True])
 def test_contacts_are_those_of_biopython_and_a_double_loop(tmp_path: Path, sequences: bool) -> None:
     missing = (0, 4, 5, 20, 39)
-    for path in written(tmp_path, chain_of("A", 40, missing), sequences=sequences, models=2):
+    for path in written(tmp_path, chain_of("A", 40, missing), sequences=sequences, models=2, missing=missing):
         protein = read_structure(str(path))
         first = 1 if sequences else 2  # a residue before the first observed one is known from SEQRES alone
         numbers, pairs = by_biopython(path, "A")
@@ -128,12 +128,12 @@ def read(folder: Path, text: str) -> Protein:
 
 def test_atoms_in_several_places_and_residues_without_a_beta(tmp_path: Path) -> None:
     protein = read(tmp_path, atoms(
-        ("CA", "", "ALA", 1, 0.0, 1, ""), ("CB", "A", "ALA", 1, 0.0, 0.3, ""), ("CB", "B", "ALA", 1, 2.0, 0.7, ""),
+        ("CA", "", "ALA", 1, 0.0, 1, ""), ("CB", "A", "ALA", 1, -2.0, 0.3, ""), ("CB", "B", "ALA", 1, 2.5, 0.7, ""),
         ("CA", "", "TRP", 2, 3.8, 1, ""),
-        ("CA", "", "GLY", 3, 7.6, 1, ""), ("CB", "", "LYS", 3, 10.0, 1, "A"), ("CA", "", "LYS", 3, 10.1, 1, "A"),
+        ("CA", "", "GLY", 3, 7.6, 1, ""), ("CB", "", "LYS", 3, 10.5, 1, "A"), ("CA", "", "LYS", 3, 10.6, 1, "A"),
     ))  # fmt: skip
     assert protein.letters == b"AWGK" and protein.known.tolist() == [True, False, True, True]
-    # From the place at x = 2, 8.0 away is no contact; from x = 0 neither would be one of GLY at 7.6.
+    # From x = 2.5, GLY at 7.6 is a contact, which it is not from -2, and LYS at 10.5 is none: 8 is not below 8.
     assert protein.pairs.tolist() == [[0, 2], [2, 3]]
 
 

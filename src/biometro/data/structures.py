@@ -210,8 +210,9 @@ def _observed(residues: Sequence[Any], where: str) -> tuple[str, list[int]]:
     for before, residue in zip([None, *residues], residues, strict=False):
         missing = 0
         if before is not None and not _bonded(before, residue):
-            missing = max(residue.seqid.num - before.seqid.num - 1, 0)
-            if residue.seqid.num < before.seqid.num or len(letters) + missing > LONGEST:
+            here, there = before.seqid.num, residue.seqid.num  # None where the file has no number
+            missing = 0 if here is None or there is None else max(there - here - 1, 0)
+            if here is None or there is None or there < here or len(letters) + missing > LONGEST:
                 raise UserError(
                     f"{where}: the chain is broken between {before.seqid} and {residue.seqid}, numbers that do not say "
                     "how many residues are missing; add SEQRES records, or use the mmCIF file"

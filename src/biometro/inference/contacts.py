@@ -246,9 +246,8 @@ def _own_regression(contact: torch.nn.Module | None, features: int) -> Regressio
 def fit_regression(reader: ContactReader, proteins: Sequence[Protein], seed: int = 0) -> Regression:
     """A logistic regression with an L1 penalty from attention to contacts, on all known pairs 6 or more apart.
 
-    Rao et al. 2021: lambda 0.15, features as they are. They take 20 proteins, and find that one serves. Where that is
-    more numbers than fit, all contacts are taken, and of the other pairs a sample drawn under the seed, whose weight
-    makes up for those left out.
+    As Rao et al. 2021: lambda 0.15, features as they are, some 20 proteins. Where that is more numbers than fit, all
+    contacts are taken, and of the other pairs a sample drawn under the seed, whose weight makes up for those left out.
 
     Raises UserError where no pair touches, or all do.
     """
