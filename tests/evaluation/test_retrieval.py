@@ -113,7 +113,9 @@ def test_pairs_are_ranked_as_scikit_learn_does(tmp_path: Path) -> None:
     clan = np.isin(label, ["clan", "none"])
     assert found.details["auroc of clan"] == pytest.approx(roc_auc_score(related[clan], score[clan]), abs=1e-6)
     assert abs(np.mean(found.replicates) - found.figures["auroc"]) < 0.05 and len(found.replicates) == 200
-    assert set(exam.baselines()) >= {"composition", "k-mers"}
+    baselines = exam.baselines()
+    assert set(baselines) >= {"length", "composition", "k-mers"}
+    assert baselines["length"].figures["auroc"] == 0.5  # all sequences are of one length here
 
 
 def test_pairs_that_cannot_be_examined(tmp_path: Path) -> None:

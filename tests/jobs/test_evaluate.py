@@ -21,6 +21,7 @@ from biometro.data import families
 from biometro.data.corpus import Corpus
 from biometro.errors import UserError
 from biometro.evaluation import probes, tasks
+from biometro.evaluation.overlap import Trained, training_of
 from biometro.jobs.evaluate import Evaluated
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import Encoder, EncoderConfig
@@ -91,6 +92,19 @@ def test_overlap_is_counted_where_the_corpus_is_at_hand(done: tuple[Path, Evalua
     (task,) = tasks.find(["relatives"])
     test = task.read(task.locate(None)).test
     assert said["ours"]["exact"] == sum(letters in there for letters in test) > 400
+
+
+def test_a_tuned_model_says_what_its_encoder_was_trained_on(
+    data: Path, models: list[Path], corpus: Path, tmp_path: Path
+) -> None:
+    command = [
+        "finetune", f"--model={models[1]}", f"--data={data / 'own.csv'}", f"--run={tmp_path / 'run'}",
+        "--baselines=false", "--labels.task=regression", "--labels.column=length", "--training.epochs=1",
+        "--report=false",
+    ]  # fmt: skip
+    assert cli.main(command) == 0
+    said = training_of(biometro.load(tmp_path / "run" / "model"))
+    assert said == Trained(Corpus.open(corpus).digest, None, True)
 
 
 def test_a_second_run_computes_nothing_and_a_new_model_only_its_own(

@@ -15,6 +15,7 @@ import yaml
 
 import biometro
 from biometro import cli
+from biometro.data.corpus import Corpus
 from biometro.errors import UserError
 from biometro.inference import vectors
 from biometro.inference.embed import Embedder, windows
@@ -48,13 +49,14 @@ def fasta(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_run_leaves_a_model_that_describes_itself(trained: Path) -> None:
+def test_a_run_leaves_a_model_that_describes_itself(trained: Path, corpus: Path) -> None:
     names = {p.name for p in trained.iterdir()}
     assert {"recipe.yaml", "metrics.jsonl", "checkpoints", "model", "report.html"} <= names
     bundle = biometro.load(trained / "model")
     assert set(bundle.modules) == {"encoder", "vocabulary", "rtd", "auxiliary", "auxiliary_vocabulary"}
     assert bundle.modules["auxiliary"].embedding.weight is bundle.encoder.embedding.weight
     assert bundle.recipe["training"]["steps"] == 12 and bundle.recipe["encoder"]["width"] == 32
+    assert bundle.facts["corpus digest"] == Corpus.open(corpus).digest
     card = (trained / "model" / "README.md").read_text()
     for words in ("unigram entropy", "training FLOPs", "held out, step 12: rtd_gain", "example:families", "12 of 12"):
         assert words in card

@@ -19,6 +19,8 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """scikit-learn's C of logistic regressions, tried from the strongest penalty on until two more bring nothing."""
 PENALTIES = (1.0, 1e1, 1e2, 1e3, 1e4, 1e5)
 """Of ridge regressions of standardised features, on the sum of squares."""
+TOLERANCE = 1e-5
+"""Of the gradient: at the baselines' 1e-3, models of many classes stop so early that all penalties are one."""
 _PATIENCE = 2
 
 Score = Callable[[np.ndarray], float]  # predictions on validation -> larger is better; NaN where undefined
@@ -76,11 +78,12 @@ def _candidates(kind: str, K: int, train_NF: np.ndarray, truth: np.ndarray) -> I
             models = [ridge.model(penalty) for ridge in ridges]
             yield penalty, lambda features_MF, models=models: np.stack([m(features_MF) for m in models], 1)  # type: ignore[misc]
         return
+    tolerance = TOLERANCE
     for strength in STRENGTHS:
         if kind == "multilabel":
-            yield strength, linear.labels(train_NF, truth, C=strength)
+            yield strength, linear.labels(train_NF, truth, C=strength, tolerance=tolerance)
         else:
-            yield strength, linear.classes(train_NF, truth, K, C=strength, balanced=False)
+            yield strength, linear.classes(train_NF, truth, K, C=strength, balanced=False, tolerance=tolerance)
 
 
 @dataclass(frozen=True)

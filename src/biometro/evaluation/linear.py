@@ -16,10 +16,14 @@ import numpy as np
 Model = Callable[[Any], np.ndarray]  # (M, F) sparse -> (M, K) float32
 PENALTIES = (10.0, 100.0, 1_000.0, 10_000.0)
 _ITERATIONS = 200
+TOLERANCE = 1e-3
+"""Of the gradient of the mean loss of a logistic regression, at which its solver stops."""
 _FEWEST = 20  # known values below which there is no fifth to choose a penalty on
 
 
-def classes(features: Any, truth_N: np.ndarray, K: int, C: float, balanced: bool) -> Model:
+def classes(
+    features: Any, truth_N: np.ndarray, K: int, C: float, balanced: bool, tolerance: float = TOLERANCE
+) -> Model:
     """Multinomial logistic regression of class numbers (N,); classes that are not among them have probability 0.
 
     Raises:
@@ -33,7 +37,7 @@ def classes(features: Any, truth_N: np.ndarray, K: int, C: float, balanced: bool
     if len(present) == 1:
         return _constant(np.eye(K)[present[0]])
     model = LogisticRegression(
-        C=C, max_iter=_ITERATIONS, tol=1e-3, class_weight="balanced" if balanced else None, solver="lbfgs"
+        C=C, max_iter=_ITERATIONS, tol=tolerance, class_weight="balanced" if balanced else None, solver="lbfgs"
     )
     _fit(model, features, truth_N)
 
@@ -45,7 +49,7 @@ def classes(features: Any, truth_N: np.ndarray, K: int, C: float, balanced: bool
     return predict
 
 
-def labels(features: Any, truth_NK: np.ndarray, C: float) -> Model:
+def labels(features: Any, truth_NK: np.ndarray, C: float, tolerance: float = TOLERANCE) -> Model:
     """A logistic regression of each label (N, K) of 0, 1 and NaN for unknown, on the rows where it is known.
 
     A label of which one outcome was seen, or none, has the rate (1 + positives) / (2 + known).
@@ -55,7 +59,7 @@ def labels(features: Any, truth_NK: np.ndarray, C: float) -> Model:
         rows = np.flatnonzero(np.isfinite(truth_N))
         true_N = (truth_N[rows] > 0.5).astype(np.int64)
         if true_N.any() and not true_N.all():
-            models.append(classes(features[rows], true_N, 2, C, balanced=False))
+            models.append(classes(features[rows], true_N, 2, C, balanced=False, tolerance=tolerance))
         else:
             models.append(_constant(np.array([0, (1 + true_N.sum()) / (2 + len(rows))])))
     return lambda features: np.stack([model(features)[:, 1] for model in models], 1)

@@ -3,7 +3,8 @@
     sequences, families ─▶ vectors, of length one ─▶ products, block by block ─▶ rank of each relative ─▶ figures
     pairs, related or not ─▶ cosine of each pair ─▶ figures of its ranking
 
-Beside it stand the same from amino-acid composition and 3-mers, and MMseqs2's scores of alignments. Sequences that are
+Beside it stand the same from amino-acid composition and 3-mers, MMseqs2's scores of alignments and, for pairs, how near
+their lengths are. Sequences that are
 not told apart by a score rank in the worst order, so that a method gains nothing by having no opinion.
 
 Shapes: N sequences, Q queries of a block, F features, P pairs, U units of resampling.
@@ -265,7 +266,11 @@ class PairsExam:
         }
 
     def baselines(self) -> dict[str, Score]:
+        lengths_N = composition(self.test)[:, -1]
+        # Domains of one family are of like length: sets of pairs are easily told apart by that alone.
+        apart_P = np.abs(lengths_N[self.pair_P2[:, 0]] - lengths_N[self.pair_P2[:, 1]])
         found = {
+            "length": self._scored(-apart_P, time.perf_counter()),
             "composition": self._cosine(unit(composition(self.test)[:, :-1])),
             "k-mers": self._cosine(kmers(self.test)),
         }
