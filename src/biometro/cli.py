@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import signal
 import sys
@@ -106,6 +108,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any]]:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if len(given) > 1 and given[0] in JOBS and not given[1].startswith("-"):
         given.insert(1, "--config")  # `biometro plan recipe.yaml`
+    given = _gathered(given)
     try:
         parsed = parser.parse_args(given)
         options = parser.instantiate(parsed)[parsed.subcommand].as_dict()
@@ -117,3 +120,43 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any]]:
     if options.get("out", "") is None:
         raise UserError("say where to write: --out")
     return parsed.subcommand, options
+
+
+def _gathered(given: list[str]) -> list[str]:
+    """`--model A --model B` as `--model=[A, B]`, where a job takes several: else the last would win without a word."""
+    if not given or given[0] not in JOBS:
+        return given
+    several = {
+        f"--{name}" for name, parameter in inspect.signature(JOBS[given[0]]).parameters.items()
+        if "list[str]" in str(parameter.annotation)
+    }  # fmt: skip
+    values: dict[str, list[str]] = {}
+    kept: list[str] = []
+    rest = iter(given)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in several:
+            kept.append(name)  # its place
+            values.setdefault(name, []).append(value if equals else next(rest, ""))
+        else:
+            kept.append(word)
+    repeated = {name: found for name, found in values.items() if len(found) > 1}
+    if not repeated:
+        return given
+    told: list[str] = []
+    for word in kept:
+        if word in repeated:
+            listed = [item for text in repeated.pop(word) for item in _listed(text)]
+            values[word] = []
+            told.append(f"{word}={json.dumps(listed)}")
+        elif word not in values:
+            told.append(word)
+        elif values[word]:
+            told.append(f"{word}={values[word].pop(0)}")
+    return told
+
+
+def _listed(text: str) -> list[str]:
+    """One value, or those of a list in brackets."""
+    found = _load_bounded(text) if text.startswith("[") else text
+    return [str(item) for item in found] if isinstance(found, list) else [text]

@@ -137,6 +137,20 @@ def test_a_wrong_option_ends_with_status_two(capsys: Any) -> None:
     assert "modle" in errors and len(errors.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "models"),
+    [
+        (["--model", "a", "--model=b"], ["a", "b"]),
+        (["--model=[a, b]", "--tasks=x", "--model", "c"], ["a", "b", "c"]),
+        (["--model=a"], "a"),
+        (["--model", "[a, b]"], ["a", "b"]),
+    ],
+)
+def test_an_option_that_takes_several_may_be_repeated(given: list[str], models: Any) -> None:
+    job, options = cli.parse(["evaluate", "--out=o", *given])
+    assert job == "evaluate" and options["model"] == models and options["out"] == "o"
+
+
 def test_a_corpus_that_changed_under_a_run_is_found(trained: Path, tmp_path: Path, capsys: Any) -> None:
     assert shell("prepare", "--data=example:families", f"--out={tmp_path / 'c'}", "--valid=0.2") == 0
     assert shell("pretrain", f"--data={tmp_path / 'c'}", f"--run={trained}", *TINY) == 1

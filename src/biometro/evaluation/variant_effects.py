@@ -266,34 +266,28 @@ class VariantsExam:
         return Score(figures, replicates_S, seconds, {"assays": details}, note)
 
     def _benchmark(self, rho_M: np.ndarray, rho_MS: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
-        """ProteinGym's average of assays, with its parts by function, and (S,) the same of resampled proteins."""
-        proteins = {name: number for number, name in enumerate(dict.fromkeys(a.protein for a in self.assays))}
-        functions = list(dict.fromkeys(assay.function for assay in self.assays))
-        weight_SP = np.concatenate(list(resampling.draws(len(proteins), self.resamples, self.seed)))
-        means, means_S = [], []
-        for function in functions:
-            own_P: dict[int, list[int]] = {}
-            for number, assay in enumerate(self.assays):
-                if assay.function == function and math.isfinite(rho_M[number]):
-                    own_P.setdefault(proteins[assay.protein], []).append(number)
-            if not own_P:
-                means.append(math.nan)
-                means_S.append(np.full(self.resamples, np.nan))
-                continue
-            means.append(float(np.mean([rho_M[numbers].mean() for numbers in own_P.values()])))
-            value_SP = np.stack([rho_MS[numbers].mean(0) for numbers in own_P.values()], 1)
-            own_SP = weight_SP[:, list(own_P)]
-            total_S = own_SP.sum(1)
+        """The average of assays, with its parts by function, and (S,) the same of resampled proteins."""
+        proteins, functions = [a.protein for a in self.assays], [a.function for a in self.assays]
+        mean, by_function = average_of_assays(rho_M, proteins, functions)
+        figures = {"spearman": mean} | {f"spearman/{name}": value for name, value in by_function.items()}
+        number = {name: place for place, name in enumerate(dict.fromkeys(proteins))}
+        weight_SP = np.concatenate(list(resampling.draws(len(number), self.resamples, self.seed)))
+        means_FS = []
+        for function in by_function:
+            own: dict[int, list[int]] = {}
+            for place in np.flatnonzero(np.isfinite(rho_M)).tolist():
+                if functions[place] == function:
+                    own.setdefault(number[proteins[place]], []).append(place)
+            value_SP = np.stack([rho_MS[places].mean(0) for places in own.values()], 1)
+            own_SP = weight_SP[:, list(own)]
+            total_S = own_SP.sum(1)  # 0 where no protein of this function was drawn
             with np.errstate(invalid="ignore", divide="ignore"):
-                means_S.append(np.where(total_S > 0, (own_SP * value_SP).sum(1) / total_S, np.nan))
-        known = np.array(means)[np.isfinite(means)]
-        figures = {"spearman": float(known.mean()) if len(known) else math.nan}
-        figures |= {f"spearman/{name}": value for name, value in zip(functions, means, strict=True)}
-        figures["spearman of assays"] = float(np.nanmean(rho_M)) if np.isfinite(rho_M).any() else math.nan
-        stack_FS = np.stack(means_S)
-        count_S = np.isfinite(stack_FS).sum(0)
-        total_S = np.where(np.isfinite(stack_FS), stack_FS, 0).sum(0)
-        return figures, np.where(count_S > 0, total_S / np.maximum(count_S, 1), np.nan)
+                means_FS.append(np.where(total_S > 0, (own_SP * value_SP).sum(1) / total_S, np.nan))
+        if not means_FS:
+            return figures, np.full(self.resamples, np.nan)
+        known_FS = np.isfinite(means_FS)
+        count_S = known_FS.sum(0)
+        return figures, np.where(count_S > 0, np.where(known_FS, means_FS, 0).sum(0) / np.maximum(count_S, 1), np.nan)
 
     def _alignments(self) -> dict[str, Alignment]:
         """Of each wild type, with its relatives among the sequences to search."""
@@ -301,6 +295,21 @@ class VariantsExam:
         mmseqs.find()
         pool = [letters for _, letters in clean(expand(self.search), ReadOptions(), "keep_as_x", Account())]
         return {letters.decode(): align(letters.decode(), pool) for letters in self.test}
+
+
+def average_of_assays(
+    rho_M: np.ndarray, proteins: Sequence[str], functions: Sequence[str]
+) -> tuple[float, dict[str, float]]:
+    """ProteinGym's average of M assays, and its parts: means of assays of one protein and function, of these by
+    function, of these. Assays without a figure (NaN) are left out."""
+    cells: dict[str, dict[str, list[float]]] = {}
+    for rho, protein, function in zip(rho_M.tolist(), proteins, functions, strict=True):
+        if math.isfinite(rho):
+            cells.setdefault(function, {}).setdefault(protein, []).append(rho)
+    by_function = {
+        function: float(np.mean([np.mean(values) for values in own.values()])) for function, own in cells.items()
+    }
+    return float(np.mean([*by_function.values()])) if by_function else math.nan, by_function
 
 
 # Tables ---------------------------------------------------------------------------------------------------------
