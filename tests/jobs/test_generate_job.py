@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -13,6 +14,7 @@ import biometro
 from biometro import cli
 from biometro.alphabet import PROTEIN
 from biometro.data import sources
+from biometro.data.families import simulate
 from biometro.errors import UserError
 from biometro.inference.generate import Sampling
 from biometro.model.bundle import Bundle
@@ -86,12 +88,31 @@ def test_known_sequences_are_not_new(esm2: Path, tmp_path: Path) -> None:
     assert again.rows == made.rows and again.figures["generated"]["novel"] == 0.75
 
 
+def test_a_familys_alignment_is_compared_with(esm2: Path, tmp_path: Path) -> None:
+    family = simulate(seed=3, families=1, members=40)[0]
+    path = tmp_path / "family.a2m"
+    path.write_text("".join(f">{n}\n{letters}\n" for n, letters in enumerate(family.members)))
+    page = tmp_path / "page.html"
+    made = biometro.generate(
+        str(esm2), family.members[0], count=6, mutations=5, alignment=str(path), report=str(page), device="cpu"
+    )
+    seen = [{member[i] for member in family.members} for i in range(len(family.members[0]))]
+    expected = []
+    for row in made.rows:
+        pairs = enumerate(zip(family.members[0], row["sequence"], strict=True))
+        expected += [new in seen[i] for i, (old, new) in pairs if old != new]
+    assert len(expected) == 30
+    assert made.figures["generated"]["seen"] == pytest.approx(np.mean(expected))
+    assert set(made.figures) == {"generated", "random mutants", "BLOSUM62 mutants", "alignment's columns"}
+    assert "alignment&#x27;s columns" in page.read_text()
+
+
 def test_what_is_wrong_is_said(esm2: Path, metro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "x.csv"
     (tmp_path / "two.fasta").write_text(">a\nMKT\n>b\nMKV\n")
     (tmp_path / "one.fasta").write_text(">a\nMKT\n")
     cases = {
-        "2 sequences, where one": [f"--wildtype={tmp_path / 'two.fasta'}", "--mutations=1"],
+        "more than one sequence": [f"--wildtype={tmp_path / 'two.fasta'}", "--mutations=1"],
         "only 3 may change": ["--wildtype=MKT", "--mutations=4"],
         "leaves no residue": ["--wildtype=MKT", "--mutations=1", "--exclude=ACDEFGHIKLMNPQRSTVWY"],
         "the wild type itself": ["--wildtype=MKT", "--identity=1.0"],

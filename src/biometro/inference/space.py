@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from biometro.alphabet.protein import STANDARD
+from biometro.data.variants import Change, write
 from biometro.errors import UserError
 
 _SPAN = re.compile(r"(-?\d+)(?:-(-?\d+))?")
@@ -64,8 +65,9 @@ class Space:
 
     def names(self, variant: bytes) -> str:
         """The mutations of a variant, as in `A24G:K30R`."""
-        pairs = enumerate(zip(self.wildtype.decode(), variant.decode(), strict=True), self.first)
-        return ":".join(f"{old}{number}{new}" for number, (old, new) in pairs if old != new)
+        pairs = enumerate(zip(self.wildtype, variant.decode(), strict=True))
+        changes = tuple(Change(i, i + 1, new) for i, (old, new) in pairs if chr(old) != new)
+        return write(changes, self.wildtype.decode(), self.first)
 
 
 def encode(letters: bytes) -> np.ndarray:

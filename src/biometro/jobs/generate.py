@@ -16,9 +16,11 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from biometro.data.alignment import read_alignment
 from biometro.data.intake import Account, clean
 from biometro.data.rows import Rows, check_no_input, check_table, table_writer
 from biometro.data.sources import ReadOptions, expand
+from biometro.data.variants import read_wildtype
 from biometro.device import pick_device
 from biometro.errors import UserError
 from biometro.evaluation import generation
@@ -106,12 +108,13 @@ def generate(
         _check_out(path)
     if page is not None and (page.suffix != ".html" or page == path):
         raise UserError(f"{page}: the report's name must end in .html")
-    letters, name = _wildtype(wildtype)
+    name, text = read_wildtype(wildtype)
+    letters, name = text.encode(), name or "the given sequence"
     for output in filter(None, (path, page)):
         check_no_input(output, [wildtype, *_list(known), *_list(alignment)])
     space = space_of(letters, mutations, identity, fixed, exclude, exclude_at, first)
     others = _sequences(_list(known))
-    family = None if alignment is None else _read_alignment(alignment, letters)
+    family = None if alignment is None else read_alignment(alignment, text)
     likelihood = Likelihood(
         load(model, base), device=pick_device(device), precision=precision, batch_tokens=batch_tokens
     )
@@ -157,23 +160,8 @@ def _check_out(path: Path) -> None:
         raise UserError(f"{error}, or, for FASTA, {', '.join(_FASTA)}") from error
 
 
-def _wildtype(given: str) -> tuple[bytes, str]:
-    """Letters, and what to call them."""
-    found = list(clean(expand(given), ReadOptions(), "as_is", Account()))
-    if len(found) != 1:
-        raise UserError(f"{given}: {len(found):,} sequences, where one wild type is needed")
-    record, letters = found[0]
-    return letters, record.id or "the given sequence"
-
-
 def _sequences(names: Sequence[str]) -> list[bytes]:
     return [letters for _, letters in clean(expand(list(names)), ReadOptions(), "as_is", Account())] if names else []
-
-
-def _read_alignment(path: str, wildtype: bytes) -> Any:
-    from biometro.data.alignment import read_alignment  # type: ignore[import-not-found, unused-ignore]
-
-    return read_alignment(path, wildtype.decode())
 
 
 def _rows(one: generation.Group, space: Space) -> Rows:
