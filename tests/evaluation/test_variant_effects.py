@@ -52,7 +52,7 @@ def test_each_assay_is_spearman_and_the_average_is_over_assays_proteins_function
         for one in exam.assays:
             scores = Scorer(likelihood, one.wildtype).score(method, one.variants)
             rho[one.name] = spearmanr(scores, one.measured).statistic
-            assert found[method].details["assays"][one.name]["spearman"] == pytest.approx(rho[one.name], abs=1e-9)
+            assert found[method].details["parts"][one.name]["value"] == pytest.approx(rho[one.name], abs=1e-9)
         growth = ((rho["a"] + rho["b"]) / 2 + rho["c"]) / 2
         assert found[method].figures["spearman/growth"] == pytest.approx(growth)
         assert found[method].figures["spearman"] == pytest.approx((growth + rho["d"]) / 2)
@@ -66,7 +66,7 @@ def test_baselines_are_those_of_substitutions(exam: VariantsExam) -> None:
     found = exam.baselines()
     one = exam.assays[0]
     expected = spearmanr(substitution.blosum62(one.wildtype, one.variants), one.measured).statistic
-    assert found["BLOSUM62"].details["assays"]["a"]["spearman"] == pytest.approx(expected)
+    assert found["BLOSUM62"].details["parts"]["a"]["value"] == pytest.approx(expected)
     assert list(found) == ["BLOSUM62", "hydrophobicity", "composition"]
 
 
@@ -108,7 +108,7 @@ def test_a_task_file_with_reference_and_published_figures(tables: Path) -> None:
     ]  # fmt: skip
     assert made.assays[0].published == {"ESM2 (8M)": 0.25} and made.assays[1].published == {}
     assert made.facts["left out (variants above most)"] == "20" and made.test == [WILD.encode(), OTHER.encode()]
-    assert made.baselines()["composition"].details["assays"]["one"]["ESM2 (8M)"] == 0.25
+    assert made.baselines()["composition"].details["parts"]["one"]["beside"]["ESM2 (8M)"] == 0.25
 
 
 def test_a_folder_has_a_table_for_each_assay(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def run(out: Path, models: list[Path], names: list[str], **options: Any) -> Eval
 @pytest.fixture(scope="module")
 def done(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Evaluated]:
     out = tmp_path_factory.mktemp("evaluated") / "out"
-    return out, run(out, models, ["example"])
+    return out, run(out, models, ["family", "relatives"])
 
 
 def task_of(found: Evaluated, name: str) -> Any:
@@ -121,10 +121,10 @@ def test_a_second_run_computes_nothing_and_a_new_model_only_its_own(
     with monkeypatch.context() as patch:
         patch.setattr(tasks.TaskFile, "read", never)
         patch.setattr("biometro.evaluation.harness.load", never)
-        again = run(out, models, ["example"])
+        again = run(out, models, ["family", "relatives"])
     assert again.computed == 0 and again.results == first.results
     third = esm2_folder(tmp_path / "third", seed=7)
-    more = run(out, [*models, third], ["example"])
+    more = run(out, [*models, third], ["family", "relatives"])
     assert more.computed == 1 + 2  # what it is, and its two scores
     for name in ("family", "relatives"):
         known = task_of(first, name)["methods"]

@@ -52,5 +52,5 @@ def test_esm2_reaches_its_published_figures(real_data: Path) -> None:
     exam = task.read(task.locate(real_data), resamples=100)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = exam.model(Subject("esm2", folder, bundle, "", device, "float32"), print)["masked"]
-    for name, said in found.details["assays"].items():
-        assert said["spearman"] == pytest.approx(said[published], abs=WITHIN), name
+    for name, said in found.details["parts"].items():
+        assert said["value"] == pytest.approx(said["beside"][published], abs=WITHIN), name

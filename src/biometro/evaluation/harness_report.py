@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from biometro.evaluation import label_plots, paired
-from biometro.evaluation.harness_results import VERDICTS, best_columns, cell, columns, short_of
+from biometro.evaluation.harness_results import VERDICTS, best_columns, cell, columns, parts, short_of
 from biometro.evaluation.label_plots import Entry, Estimate
 from biometro.evaluation.label_tables import FIGURES, finite, grid, shown
 from biometro.evaluation.labels_report import STYLE as LABELS_STYLE
@@ -40,7 +40,7 @@ def write_harness_report(out: Path, title: str, said: Mapping[str, Any]) -> None
     models, baselines = columns(said)
     palette = label_plots.MODELS
     colours = {model: palette[number % len(palette)] for number, model in enumerate(models)}
-    parts = [
+    body = [
         *(f'<p class="verdict">{escape(line)}</p>' for line in _verdicts(said)),
         fact_list({str(name): str(value) for name, value in said["facts"].items()}),
         "<h2>All tasks</h2>",
@@ -50,8 +50,8 @@ def write_harness_report(out: Path, title: str, said: Mapping[str, Any]) -> None
         _left_out(said),
     ]
     for task in said["tasks"]:
-        parts += _task(task, colours)
-    write_file(out, frame(title, "\n".join(part for part in parts if part), LABELS_STYLE + STYLE))
+        body += _task(task, colours)
+    write_file(out, frame(title, "\n".join(part for part in body if part), LABELS_STYLE + STYLE))
 
 
 def _verdicts(said: Mapping[str, Any]) -> list[str]:
@@ -144,6 +144,7 @@ def _task(task: Mapping[str, Any], colours: Mapping[str, str]) -> list[str]:
         warning_box(f"On this task {found}." if (found := short_of(task)) else ""),
         f"<section>{''.join(panel for panel in panels if panel)}</section>",
         fact_list({str(name): str(value) for name, value in facts.items()}),
+        _parts(task),
         _figures(task),
     ]
 
@@ -191,6 +192,17 @@ def _matrix(task: Mapping[str, Any]) -> str:
     return card(
         "Differences", table.replace('class="grid"', 'class="grid heat signs"', 1), note, heading="h3", look="own"
     )
+
+
+def _parts(task: Mapping[str, Any]) -> str:
+    """The metric of every part of the task by every method."""
+    head, found = parts(task)
+    rows = [
+        f"<th scope=row>{escape(name)}"
+        + "".join(f"<td>{shown(c) if isinstance(c, float) else escape('' if c is None else str(c))}" for c in cells)
+        for name, *cells in found
+    ]
+    return f"<h3>{escape(called(task['metric']))} of each part</h3>{grid(['', *head], rows)}" if rows else ""
 
 
 def _figures(task: Mapping[str, Any]) -> str:

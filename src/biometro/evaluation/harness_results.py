@@ -175,7 +175,52 @@ def table(said: Mapping[str, Any], intervals: bool = True) -> str:
             lines.append(f"- {task['task']}: {note}")
     lines += [f"- seen in training, {_escape(model)}: {text}" for model in models for text in _seen(said, model)]
     lines += [f"- {task['task']} was not run: {task['reason']}" for task in said["left_out"]]
+    if intervals:
+        lines += [line for task in said["tasks"] for line in _in_full(task)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def parts(task: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """What a task consists of (assays): the names of columns, and a row for each part: its name, the metric of each
+    method, and whatever stands beside it (published figures). No rows where a task has no parts."""
+    kept = {name: method["details"].get("parts") or {} for name, method in task["methods"].items()}
+    kept = {name: found for name, found in kept.items() if found}
+    if not kept:
+        return [], []
+    first = next(iter(kept.values()))
+    beside = list(dict.fromkeys(key for part in first.values() for key in part.get("beside", {})))
+    head = [*next(iter(first.values()))["facts"], *kept, *(f"published: {key}" for key in beside)]
+    rows = [
+        [name, *part["facts"].values(), *(found.get(name, {}).get("value") for found in kept.values())]
+        + [part.get("beside", {}).get(key) for key in beside]
+        for name, part in first.items()
+    ]
+    return head, rows
+
+
+def _in_full(task: Mapping[str, Any]) -> list[str]:
+    """All methods of a task in which a model has several, and its parts."""
+    lines: list[str] = []
+    if any(sum(method["model"] == model for method in task["methods"].values()) > 1 for model in task["main"]):
+        lines += [
+            "",
+            f"**{task['task']}: every method**",
+            "",
+            f"| | {task['metric']} | seconds | |",
+            "|---|---|---|---|",
+        ]
+        for name, method in task["methods"].items():
+            value = "-" if method["value"] is None else f"{method['value']:.3f}"
+            if method["value"] is not None and method["low"] is not None:
+                value += f" ({method['low']:.3f} to {method['high']:.3f})"
+            lines.append(f"| {_escape(name)} | {value} | {method['seconds']:.1f} | {_escape(method['note'])} |")
+    head, rows = parts(task)
+    if rows:
+        lines += ["", f"| | {' | '.join(map(_escape, head))} |", f"|---|{'---|' * len(head)}"]
+        for name, *cells in rows:
+            texts = ["" if c is None else f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells]
+            lines.append(f"| {_escape(name)} | {' | '.join(texts)} |")
+    return lines
 
 
 def _seen(said: Mapping[str, Any], model: str) -> list[str]:

@@ -38,7 +38,8 @@ class Score:
         figures: all figures by name; the task's metric is among them.
         replicates: (S,) float64 of the metric over resamples of the test set; NaN where it is undefined there.
         seconds: of computing, without what is shared by all methods.
-        details: ready for JSON: figures of each assay, class, range.
+        details: ready for JSON. Under `parts`, of each part of the task by name (an assay): `value` of the metric,
+            `facts` about it, and `beside`, published figures by name.
         note: what must stand beside the figure; empty where there is nothing to say.
     """
 

@@ -259,11 +259,11 @@ class VariantsExam:
             rho.append(value)
             rho_S.append(drawn_S)
             details[assay.name] = {
-                "spearman": value, "interval": metrics.interval(drawn_S), "variants": int(both.sum()),
-                "function": assay.function, "protein": assay.protein, **dict(assay.published),
+                "value": value, "interval": metrics.interval(drawn_S), "beside": dict(assay.published),
+                "facts": {"variants": len(assay.variants), "function": assay.function},
             }  # fmt: skip
         figures, replicates_S = self._benchmark(np.array(rho), np.stack(rho_S))
-        return Score(figures, replicates_S, seconds, {"assays": details}, note)
+        return Score(figures, replicates_S, seconds, {"parts": details}, note)
 
     def _benchmark(self, rho_M: np.ndarray, rho_MS: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
         """The average of assays, with its parts by function, and (S,) the same of resampled proteins."""
