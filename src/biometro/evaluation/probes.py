@@ -113,10 +113,8 @@ class ProbeExam:
         self.test = self.letters["test"]
         if self.task.per_residue:
             self.rows = {name: self._drawn(self.truth[name], most) for name, most in RESIDUES.items()}
-            self.facts["residues"] = (
-                ", ".join(f"{sum(map(len, rows)):,} of {name}" for name, rows in self.rows.items())
-                + f" at most {max(RESIDUES.values()):,}, drawn from those that are known; all of test"
-            )
+            counts = " and ".join(f"{sum(map(len, rows)):,} of {name}" for name, rows in self.rows.items())
+            self.facts["residues"] = f"{counts}, drawn from those that are known; all of test"
 
     def baselines(self) -> dict[str, Score]:
         """What letters alone, and the nearest training sequence, give on the same split."""
