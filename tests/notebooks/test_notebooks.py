@@ -85,3 +85,24 @@ def test_is_valid_and_without_outputs(path: Path) -> None:
     assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5) and len({c.id for c in notebook.cells}) > 1
     for cell in notebook.cells:
         assert not cell.get("outputs") and cell.get("execution_count") is None, cell.id
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_variants_runs_on_a_small_case(kernel: AsyncKernelManager, tmp_path: Path) -> None:
+    notebook = read("variants.ipynb")
+    work = tmp_path / "work"
+    work.mkdir()
+    NotebookClient(notebook, km=kernel, timeout=240, resources={"metadata": {"path": str(work)}}).execute()
+
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = [output for cell in code for output in cell.outputs]
+    assert "Traceback" not in json.dumps(outputs)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3  # heat map, track, rates
+    said = texts(notebook)
+    assert "| clm | " in said and "| entropy of the column in the family's alignment | " in said
+    assert "insGG | " in said and "residues that the family has there: generated" in said
+    made = work / "variants-notebook"
+    records = (made / "variants.fasta").read_text().splitlines()
+    assert len(records) == 40 and all(" count=5 " in line for line in records[::2])
+    assert "All single mutants by clm" in (made / "singles.html").read_text()
