@@ -174,6 +174,11 @@ class VariantsExam:
             "hydrophobicity": self._scored(lambda assay: substitution.hydrophobicity(assay.wildtype, assay.variants)),
             "composition": self._scored(lambda assay: substitution.composition(assay.wildtype, assay.variants)),
         }
+        if any(len(variant.changes) > 1 for assay in self.assays for variant in assay.variants):
+            found["few mutations"] = self._scored(
+                lambda assay: -np.array([len(variant.changes) for variant in assay.variants], dtype=np.float64),
+                note="minus the number of changes: what sums over mutations are worth by their length alone",
+            )
         if self.search is not None:
             relatives = self._alignments()
             depths = ", ".join(f"{assay.name} {relatives[assay.wildtype].effective:.0f}" for assay in self.assays)

@@ -48,14 +48,13 @@ def heat_map(wildtype: str, scores_LA: np.ndarray, letters: str, first: int = 1)
     scores_AL = substitutions(wildtype, scores_LA, letters)[:, [letters.index(letter) for letter in rows]].T
     known = np.abs(scores_AL[np.isfinite(scores_AL)])
     most = float(np.quantile(known, 0.98)) if len(known) and known.max() > 0 else 1.0
-    lines = -(-len(wildtype) // _LINE)
-    across = min(len(wildtype), _LINE)
+    lines, across = _lines(len(wildtype), _LINE)
     figure = Figure(figsize=(1.1 + 0.082 * max(across, 30), 0.5 + 2.15 * lines), layout="constrained")
     colours = matplotlib.colormaps["RdBu"].with_extremes(bad="#c9ced4")
     axes = None
     for line in range(lines):
         axes = figure.add_subplot(lines, 1, line + 1)
-        start, end = line * _LINE, min((line + 1) * _LINE, len(wildtype))
+        start, end = line * across, min((line + 1) * across, len(wildtype))
         # One picture for each line: thousands of vector squares would make a page of megabytes.
         axes.imshow(
             scores_AL[:, start:end], aspect="auto", cmap=colours, vmin=-most, vmax=most, interpolation="nearest",
@@ -85,14 +84,15 @@ def sensitivity(wildtype: str, scores_LA: np.ndarray, letters: str, first: int =
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # positions without a score
         low_L, high_L = np.nanquantile(scores_LA, (0.1, 0.9), axis=1)
-    lines = -(-len(wildtype) // (3 * _LINE))
-    across = min(len(wildtype), 3 * _LINE)
+    lines, across = _lines(len(wildtype), 3 * _LINE)
     shown = np.concatenate([low_L, high_L, [0.0]])
     low, high = np.nanmin(shown), np.nanmax(shown)
-    figure = Figure(figsize=(1.1 + 0.029 * max(across, 90), 0.4 + 1.35 * lines), layout="constrained")
+    figure = Figure(
+        figsize=(1.1 + 0.082 * max(_lines(len(wildtype), _LINE)[1], 30), 0.4 + 1.35 * lines), layout="constrained"
+    )
     for line in range(lines):
         axes = figure.add_subplot(lines, 1, line + 1, ylabel="score")
-        place_L = np.arange(line * 3 * _LINE, min((line + 1) * 3 * _LINE, len(wildtype)))
+        place_L = np.arange(line * across, min((line + 1) * across, len(wildtype)))
         axes.fill_between(place_L + first, low_L[place_L], high_L[place_L], color=BLUE, alpha=0.22, linewidth=0)
         axes.plot(place_L + first, mean_L[place_L], "-", color=BLUE, linewidth=1.1)
         axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--")
@@ -100,6 +100,12 @@ def sensitivity(wildtype: str, scores_LA: np.ndarray, letters: str, first: int =
         axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     figure.axes[-1].set_xlabel("position")
     return figure
+
+
+def _lines(length: int, most: int) -> tuple[int, int]:
+    """Into how many lines a sequence is cut, and how many residues, at most `most`, each has, in tens."""
+    lines = -(-length // most)
+    return (1, length) if lines == 1 else (lines, min(most, -(-length // lines // 10) * 10))
 
 
 def position_means(wildtype: str, scores_LA: np.ndarray, letters: str) -> np.ndarray:
