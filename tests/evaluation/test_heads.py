@@ -10,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from biometro.evaluation import heads
+from biometro.evaluation.probes import one_hot
 
 
 def data(N: int = 150, F: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -81,3 +82,14 @@ def test_labels_and_columns_keep_their_places() -> None:
     assert np.isnan(predicted[:, 1]).all()
     assert np.corrcoef(predicted[:, 0], train[:, 0])[0, 1] > 0.9
     assert np.corrcoef(predicted[:, 2], train[:, 1])[0, 1] < -0.9
+
+
+def test_one_hot_is_a_column_for_each_residue_that_varies() -> None:
+    train = [b"MKA", b"MRA", b"MKC"]
+    vectors = one_hot(train)
+    assert vectors is not None
+    # place 1: K, R; place 2: A, C; place 0 never changes
+    np.testing.assert_array_equal(
+        np.stack(vectors([*train, b"MWA"])), [[1, 0, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 1, 0]]
+    )
+    assert one_hot(train, [b"MK"]) is None and one_hot([b"MK", b"MK"]) is None

@@ -37,6 +37,7 @@ RESIDUES = {"train": 50_000, "valid": 20_000}
 SEQUENCES = {"train": 2_000, "valid": 500}
 """Sequences that these residues are drawn from, at most: all of their residues have to be read by the model."""
 _CHUNK = 512  # sequences whose residues' vectors are in memory at once
+_MOST_ONE_HOT = 1 << 26  # numbers
 
 Say = Callable[[str], None]
 Vectors = Callable[[Sequence[bytes]], list[np.ndarray]]
@@ -121,6 +122,9 @@ class ProbeExam:
         names, found = self.task.names, {}
         if not self.task.per_residue:
             found["composition"] = self._probe(lambda letters: list(composition(letters)))
+            aligned = one_hot(self.letters["train"], [*self.letters["valid"], *self.test])
+            if aligned is not None:
+                found["one-hot"] = self._probe(aligned)
         kmers = "windows" if self.task.per_residue else "k-mers"
         found[kmers] = self._judged(lambda: KmerBaseline(self.kind, names, self.seed))
         if installed():
@@ -208,6 +212,28 @@ def composition(letters: Sequence[bytes]) -> np.ndarray:
         counts = np.bincount(np.frombuffer(sequence, np.uint8), minlength=256)[codes]
         row[:-1], row[-1] = counts / max(1, len(sequence)), np.log(max(1, len(sequence)))
     return found
+
+
+def one_hot(train: Sequence[bytes], others: Sequence[bytes] = ()) -> Vectors | None:
+    """What tells each residue in its place, as (F,) float32 of 0 and 1: for variants of one protein, in which a place is
+    the same in all. A column for each residue that training sequences have in a place where they differ.
+
+    None where sequences differ in length, or the columns of all would be more than memory is meant for.
+    """
+    if len({len(letters) for letters in (*train, *others)}) != 1:
+        return None
+    rows_NL = np.frombuffer(b"".join(train), np.uint8).reshape(len(train), -1)
+    columns = [(place, letter) for place in range(rows_NL.shape[1]) for letter in np.unique(rows_NL[:, place])]
+    varied = {place for place in range(rows_NL.shape[1]) if np.ptp(rows_NL[:, place])}
+    columns = [column for column in columns if column[0] in varied]
+    if not columns or len(columns) * (len(train) + len(others)) > _MOST_ONE_HOT:
+        return None
+    place_F, letter_F = (np.array(part) for part in zip(*columns, strict=True))
+
+    def vectors(letters: Sequence[bytes]) -> list[np.ndarray]:
+        return [(np.frombuffer(row, np.uint8)[place_F] == letter_F).astype(np.float32) for row in letters]
+
+    return vectors
 
 
 def installed() -> bool:
