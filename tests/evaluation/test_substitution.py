@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 from Bio.Align import PairwiseAligner, substitution_matrices
 from Bio.SeqUtils.ProtParamData import kd
-from scipy.stats import spearmanr
-from sklearn.linear_model import Ridge
 
 from biometro.alphabet import amino_acids
 from biometro.alphabet.protein import STANDARD
 from biometro.data.alignment import Alignment
 from biometro.errors import UserError
-from biometro.evaluation import linear, substitution
+from biometro.evaluation import substitution
 
 WILDTYPE = "MKTAYIAKQRXQISFVKSHF"
 BACKGROUND = {residue: amino_acids.BACKGROUND[k] for k, residue in enumerate(amino_acids.ORDER)}
@@ -172,57 +170,7 @@ def test_what_is_not_of_the_twenty_is_not_scored() -> None:
             substitution.blosum62(WILDTYPE, [wrong])
 
 
-def whole_one_hot(sequence: str) -> np.ndarray:
-    return np.array([[letter == a for a in STANDARD] for letter in sequence], float).ravel()
-
-
-def test_one_hot_is_the_difference_of_whole_sequences() -> None:
-    found = substitution.one_hot(WILDTYPE, VARIANTS)
-    assert found.shape == (len(VARIANTS), 21 * 20 + 1) and found.dtype == np.float32
-    for row, variant in zip(found.toarray(), VARIANTS, strict=True):
-        letters = list(WILDTYPE)
-        for change in variant.changes:
-            letters[change.start] = change.letters
-        assert np.array_equal(row[:400], whole_one_hot("".join(letters)) - whole_one_hot(WILDTYPE))
-        assert not row[400:].any()
-
-
-def test_one_hot_has_places_for_insertions_and_deletions() -> None:
-    variants = [changed((1, 3, "")), changed((2, 2, "GG")), changed((4, 4, "W")), changed((0, 1, "RGG")),
-                changed((1, 4, "R"))]  # fmt: skip
-    found = substitution.one_hot("MKTA", variants).toarray()
-    wildtype = whole_one_hot("MKTA")
-    for row, letters in zip(found, ["M--A", "MKTA", "MKTA", "RKTA", "MR--"], strict=True):
-        assert np.array_equal(row[:80], whole_one_hot(letters) - wildtype)
-    assert found[:, 80:].tolist() == [[0] * 5, [0, 0, 2, 0, 0], [0, 0, 0, 0, 1], [0, 2, 0, 0, 0], [0] * 5]
-
-
-def test_ridge_learns_effects_that_add_up_as_on_whole_sequences() -> None:
-    wildtype = WILDTYPE.replace("X", "A")
-    random = np.random.default_rng(0)
-    variants = random_variants(3, 1600, 20, longest=5)
-    truth = random.normal(size=(20, 20))
-    truth -= truth[np.arange(20), [STANDARD.index(residue) for residue in wildtype]][:, None]
-    effects = np.array([sum(truth[c.start, STANDARD.index(c.letters)] for c in v.changes) for v in variants])
-    features = substitution.one_hot(wildtype, variants)
-    predicted = substitution.ridge(features[:1500], effects[:1500])(features[1500:])[:, 0]
-    assert spearmanr(predicted, effects[1500:]).statistic > 0.95
-    dense = features.toarray()[:, :400] + whole_one_hot(wildtype)
-    middle, spread = effects[:1500].mean(), effects[:1500].std()
-    found = [
-        np.clip(
-            Ridge(alpha).fit(dense[:1500], (effects[:1500] - middle) / spread).predict(dense[1500:]) * spread + middle,
-            effects[:1500].min(),
-            effects[:1500].max(),
-        )
-        for alpha in substitution.PENALTIES
-    ]
-    assert min(np.abs(predicted - one).max() for one in found) < 1e-2
-    assert linear.PENALTIES[0] > substitution.PENALTIES[0]
-
-
 def test_a_deep_scan_is_scored_in_seconds() -> None:
     wildtype = "MKTAYIAKQR" * 30
     variants = singles(wildtype) * 10
     assert substitution.blosum62(wildtype, variants).shape == (57_000,)
-    assert substitution.one_hot(wildtype, variants).nnz == 2 * 57_000

@@ -67,7 +67,7 @@ def test_baselines_are_those_of_substitutions(exam: VariantsExam) -> None:
     one = exam.assays[0]
     expected = spearmanr(substitution.blosum62(one.wildtype, one.variants), one.measured).statistic
     assert found["BLOSUM62"].details["parts"]["a"]["value"] == pytest.approx(expected)
-    assert list(found) == ["BLOSUM62", "hydrophobicity", "composition"]
+    assert list(found) == ["BLOSUM62", "hydrophobicity", "volume", "composition"]
 
 
 def test_one_protein_measured_often_counts_as_one() -> None:

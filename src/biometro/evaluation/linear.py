@@ -8,7 +8,7 @@ Shapes: N rows to learn from, M to predict, F features, K classes, labels or col
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,33 +65,33 @@ def labels(features: Any, truth_NK: np.ndarray, C: float, tolerance: float = TOL
     return lambda features: np.stack([model(features)[:, 1] for model in models], 1)
 
 
-def columns(features: Any, truth_NK: np.ndarray, seed: int, penalties: Sequence[float] = PENALTIES) -> Model:
+def columns(features: Any, truth_NK: np.ndarray, seed: int) -> Model:
     """A ridge regression of each column (N, K) on the rows where it is not NaN.
 
-    The penalty is the one of `penalties`, which ascend, with the least error on a fifth of the rows, drawn under the
+    The penalty is the one of `PENALTIES` with the least error on a fifth of the rows, drawn under the
     seed; the largest where fewer than 20 are known. Predictions are kept within the range of the known values. A column
     without a known value is predicted as NaN.
     """
-    models = [_column(features, truth_N.astype(np.float64), seed, penalties) for truth_N in truth_NK.T]
+    models = [_column(features, truth_N.astype(np.float64), seed) for truth_N in truth_NK.T]
     return lambda features: np.concatenate([model(features) for model in models], 1)
 
 
-def _column(features: Any, truth_N: np.ndarray, seed: int, penalties: Sequence[float]) -> Model:
+def _column(features: Any, truth_N: np.ndarray, seed: int) -> Model:
     rows = np.flatnonzero(np.isfinite(truth_N))
     values_N = truth_N[rows]
     if not len(rows) or np.ptp(values_N) == 0:
         return _constant(values_N[:1] if len(rows) else np.array([np.nan]))
     features, middle, spread = features[rows], values_N.mean(), values_N.std()
     values_N = (values_N - middle) / spread  # so that one tolerance fits all units
-    penalty = penalties[-1]
+    penalty = PENALTIES[-1]
     if len(rows) >= _FEWEST:
         order = np.random.default_rng(seed).permutation(len(rows))
         held, kept = np.split(order, [len(rows) // 5])
         errors = []
-        for candidate in penalties:
+        for candidate in PENALTIES:
             model = _ridge(features[kept], values_N[kept], candidate)
             errors.append(((model.predict(features[held]) - values_N[held]) ** 2).mean())
-        penalty = penalties[int(np.argmin(errors))]
+        penalty = PENALTIES[int(np.argmin(errors))]
     model = _ridge(features, values_N, penalty)
     low, high = truth_N[rows].min(), truth_N[rows].max()
     # A row unlike all that was learnt from would be sent beyond anything ever measured.

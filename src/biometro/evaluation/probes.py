@@ -215,7 +215,7 @@ def composition(letters: Sequence[bytes]) -> np.ndarray:
 
 
 def one_hot(train: Sequence[bytes], others: Sequence[bytes] = ()) -> Vectors | None:
-    """What tells each residue in its place, as (F,) float32 of 0 and 1: for variants of one protein, in which a place is
+    """What tells each residue in its place, (F,) float32 of 0 and 1: for variants of one protein, where a place is
     the same in all. A column for each residue that training sequences have in a place where they differ.
 
     None where sequences differ in length, or the columns of all would be more than memory is meant for.

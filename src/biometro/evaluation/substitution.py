@@ -1,32 +1,27 @@
 """Effects of variants as tables of residues or a column of relatives foretell them: what a model has to beat.
 
     variants ─▶ one entry for each residue replaced ─▶ score of wild type -> mutant ─▶ sums (N,), higher = fitter
-    variants ─▶ one_hot (N, F), sparse ─▶ ridge regression on measured effects ─▶ predictions
 
 Effects of several substitutions add up. The wild type itself scores 0. Scores but `blosum62` speak of replaced residues
 only and are NaN for a variant with an insertion or a deletion, and all are NaN where a residue is not of the 20.
 
-Shapes: N variants, M residues replaced in all, L residues of the wild type, F features.
+Shapes: N variants, M residues replaced in all, L residues of the wild type.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from biometro.alphabet import amino_acids
 from biometro.alphabet.protein import STANDARD
 from biometro.data.alignment import PSEUDOCOUNT, Alignment
+from biometro.data.variants import Variant
 from biometro.errors import UserError
-from biometro.evaluation import linear
-
-if TYPE_CHECKING:
-    from biometro.data.variants import Variant
 
 GAP_OPEN, GAP_EXTEND = 11, 1  # half bits: BLAST's costs for BLOSUM62
-PENALTIES = (0.1, 1.0, 10.0, 100.0)  # a place is seen in few rows, so less than `linear` has for frequencies of k-mers
 _UNKNOWN = 20
 _NUMBER = {residue: number for number, residue in enumerate(STANDARD)}
 
@@ -127,48 +122,6 @@ def composition(wildtype: str, variants: Sequence[Variant]) -> np.ndarray:
     logs = _with_unknown(np.log(amino_acids.standard(amino_acids.BACKGROUND)))
     replaced = _replaced(wildtype, variants)
     return replaced.total(logs[replaced.new_M] - logs[replaced.old_M])
-
-
-def one_hot(wildtype: str, variants: Sequence[Variant]) -> Any:
-    """(N, 21 L + 1) float32 sparse rows: a variant's residues at the wild type's places, less the wild type's.
-
-    Column 20 i + a is residue a of STANDARD at place i: 1 where it has come, -1 where it has gone. Column 20 L + i is
-    the number of residues inserted before place i, or at the end. To a linear model with an intercept this is the
-    one-hot vector of the whole sequence, in which a deleted residue is no residue. Residues outside the 20 have no
-    column.
-
-    Raises:
-        ValueError: for a change beyond the wild type.
-    """
-    from scipy.sparse import csr_array
-
-    replaced, L = _replaced(wildtype, variants), len(wildtype)
-    entries: list[tuple[int, int, int]] = []
-    for number in np.flatnonzero(replaced.longer_N).tolist():
-        for change in variants[number].changes:
-            for place in range(change.start + len(change.letters), change.end):
-                if (old := _NUMBER.get(wildtype[place])) is not None:
-                    entries.append((number, 20 * place + old, -1))
-            if (inserted := len(change.letters) - (change.end - change.start)) > 0:
-                entries.append((number, 20 * L + change.end, inserted))
-    rest = np.array(entries, np.int64).reshape(-1, 3)
-    parts = [rest]
-    for residue_M, value in ((replaced.old_M, -1), (replaced.new_M, 1)):
-        known = residue_M != _UNKNOWN
-        columns = 20 * replaced.place_M[known] + residue_M[known]
-        parts.append(np.stack([replaced.variant_M[known], columns, np.full(len(columns), value)], 1))
-    row, column, value = np.concatenate(parts).T
-    shape = (len(variants), 21 * L + 1)
-    return csr_array((value.astype(np.float32), (row, column)), shape=shape)  # adds up what falls on one place
-
-
-def ridge(features: Any, effects: np.ndarray, seed: int = 0) -> linear.Model:
-    """A ridge regression of (N,) effects, NaN where not measured, on `one_hot` features; predicts (M, 1) float32.
-
-    The penalty is the best of `PENALTIES` as `linear.columns` chooses it. This is the "augmented one-hot" of Hsu et al.
-    2022 (Nature Biotechnology 40:1114) without a model's score beside it.
-    """
-    return linear.columns(features, np.asarray(effects, np.float64)[:, None], seed, PENALTIES)
 
 
 def _property(table: np.ndarray, wildtype: str, variants: Sequence[Variant]) -> np.ndarray:

@@ -172,6 +172,7 @@ class VariantsExam:
         found = {
             "BLOSUM62": self._scored(lambda assay: substitution.blosum62(assay.wildtype, assay.variants)),
             "hydrophobicity": self._scored(lambda assay: substitution.hydrophobicity(assay.wildtype, assay.variants)),
+            "volume": self._scored(lambda assay: substitution.volume(assay.wildtype, assay.variants)),
             "composition": self._scored(lambda assay: substitution.composition(assay.wildtype, assay.variants)),
         }
         if any(len(variant.changes) > 1 for assay in self.assays for variant in assay.variants):
