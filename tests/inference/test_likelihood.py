@@ -136,3 +136,15 @@ def test_progress_is_told_to_the_end(metro: Bundle) -> None:
     heard: list[int] = []
     Likelihood(metro, batch_tokens=64, say=heard.append).masked(LETTERS)
     assert sum(heard) == sum(len(letters) ** 2 for letters in LETTERS) and len(heard) > 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_says_the_same(metro: Bundle, precision: Any) -> None:
+    within = 1e-4 if precision == "float32" else 0.2
+    here, there = Likelihood(metro_bundle()), Likelihood(metro_bundle(), device="cuda", precision=precision)
+    for ask in ("masked", "seen"):
+        for a, b in zip(getattr(here, ask)(LETTERS), getattr(there, ask)(LETTERS), strict=True):
+            np.testing.assert_allclose(a, b, atol=within)
+    for a, b in zip(here.detected(LETTERS), there.detected(LETTERS), strict=True):
+        np.testing.assert_allclose(a, b, atol=within)
