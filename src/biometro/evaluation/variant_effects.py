@@ -34,7 +34,7 @@ from biometro.errors import UserError
 from biometro.evaluation import metrics, resampling, substitution
 from biometro.evaluation.protocol import RESAMPLES, Score, Subject
 from biometro.inference.likelihood import Likelihood
-from biometro.inference.variants import METHODS, Scorer, average, methods_of
+from biometro.inference.variants import METHODS, Scorer, average, chosen, methods_of
 
 Say = Callable[[str], None]
 _OTHER = "other"
@@ -208,17 +208,10 @@ class VariantsExam:
 
     def _methods(self, likelihood: Likelihood) -> list[str]:
         able = methods_of(likelihood)
-        wanted: list[str] = []
-        for name in self.methods:
-            if name == "auto":
-                wanted.append("clm" if likelihood.has_restorer else "masked")
-            elif name == "all":
-                wanted += [method for method in able if method != "pll"]
-            elif name in able:
-                wanted.append(name)
+        wanted = [name for name in chosen(self.methods, likelihood) if name in able]
         if not wanted:
             raise UserError(f"it can be asked for {', '.join(able)}, and the task names {', '.join(self.methods)}")
-        return list(dict.fromkeys(wanted))
+        return wanted
 
     def _note(self, method: str, kept: Mapping[str, Mapping[str, np.ndarray]], scorers: Mapping[str, Scorer]) -> str:
         """That a method is an approximation, and how far it ranks variants as the exact one does, mean of assays."""
