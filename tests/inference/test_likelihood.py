@@ -136,3 +136,18 @@ def test_progress_is_told_to_the_end(metro: Bundle) -> None:
     heard: list[int] = []
     Likelihood(metro, batch_tokens=64, say=heard.append).masked(LETTERS)
     assert sum(heard) == sum(len(letters) ** 2 for letters in LETTERS) and len(heard) > 3
+
+
+def test_in_bfloat16_the_head_still_answers_in_float32(metro: Bundle) -> None:
+    """Else a logit of 8 or more would be a multiple of 1/16, and so would scores, which are differences."""
+    m, columns = metro.modules, [PROTEIN.id(letter) for letter in STANDARD]
+    with torch.inference_mode():
+        with torch.autocast("cpu", torch.bfloat16):
+            h_TD = m["encoder"](packed_of([PROTEIN.encode(LETTERS[0])]))
+        logits_TV = m["vocabulary"](h_TD.float(), m["encoder"].embedding.weight)
+        detected_T1 = m["rtd"](h_TD.float())
+    likelihood = Likelihood(metro, precision="bfloat16")
+    np.testing.assert_allclose(
+        likelihood.seen(LETTERS[:1])[0], logits_TV.log_softmax(-1)[1:-1, columns].numpy(), atol=1e-4
+    )
+    np.testing.assert_allclose(likelihood.detected(LETTERS[:1])[0], detected_T1[1:-1, 0].numpy(), atol=1e-4)

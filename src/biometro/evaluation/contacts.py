@@ -158,11 +158,10 @@ class ContactsExam:
         Raises UserError where the model can be read in none of the ways asked for; where in some, the scores' notes say
         why not in the others.
         """
-        if subject.precision == "int8":
-            raise UserError("contacts are read in float32 or bfloat16, not in int8")
         reader = ContactReader(
-            subject.bundle, device=subject.device, precision=subject.precision, longest=self.config.longest
-        )
+            subject.bundle, device=subject.device, precision=subject.precision, batch_tokens=subject.batch_tokens,
+            longest=self.config.longest,
+        )  # fmt: skip
         found: dict[str, Score] = {}
         reasons: list[str] = []
         for method in METHODS:
@@ -174,11 +173,7 @@ class ContactsExam:
                     reasons.append(f"{method}: {error}")
         if not found:
             raise UserError("; ".join(reasons))
-        note = "; ".join(reasons)
-        return {
-            name: Score(score.figures, score.replicates, score.seconds, score.details, note)
-            for name, score in found.items()
-        }
+        return {name: replace(score, note="; ".join(reasons)) for name, score in found.items()}
 
     def _attention(self, reader: ContactReader, name: str, say: Callable[[str], None]) -> dict[str, Score]:
         ways = {} if reader.own is None else {"attention head": reader.own}
