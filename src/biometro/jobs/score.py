@@ -121,9 +121,8 @@ def score(
         _compare(scored, measured)
     if path is not None:
         with table_writer(path, []) as put:
-            rows = scored.rows()
-            for start in range(0, len(rows), _CHUNK):
-                put(rows[start : start + _CHUNK])
+            for start in range(0, len(found), _CHUNK):
+                put(scored.rows(start, start + _CHUNK))
     if page is not None:
         facts = {"model": model, "wild type": f"{name or 'letters'}, {len(letters):,} residues"}
         write_variant_report(page, scored, facts | {f"dropped ({r})": f"{n:,}" for r, n in account.dropped.items()})
