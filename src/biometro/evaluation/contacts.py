@@ -250,19 +250,17 @@ def precision(score_M: np.ndarray, true_M: np.ndarray, k: int) -> float:
     return float((true_M[above_M].sum() + (k - above_M.sum()) * true_M[level_M].mean()) / k)
 
 
-def mutual_information(rows_NL: np.ndarray, weights_N: np.ndarray | None = None) -> np.ndarray:
+def mutual_information(rows_NL: np.ndarray) -> np.ndarray:
     """(L, L) float64 mutual information of columns in nats, APC corrected (Dunn et al. 2008, Bioinformatics 24, 333).
 
     Args:
         rows_NL: uint8 codes, 0..19 residues; of a pair of columns, rows with anything else in either are left out.
-        weights_N: of the rows; default 1.
     """
     N, L = rows_NL.shape
     one_NLA = (rows_NL[:, :, None] == np.arange(20)).astype(np.float64)
-    weighted = one_NLA.reshape(N, -1) * (1.0 if weights_N is None else weights_N[:, None])
     information_LL = np.zeros((L, L))
     for i in range(L):
-        joint_ALA = (one_NLA[:, i].T @ weighted).reshape(20, L, 20)
+        joint_ALA = (one_NLA[:, i].T @ one_NLA.reshape(N, -1)).reshape(20, L, 20)
         joint_LAA = joint_ALA.transpose(1, 0, 2)
         joint_LAA = joint_LAA / np.maximum(joint_LAA.sum((1, 2), keepdims=True), 1e-300)
         chance_LAA = joint_LAA.sum(2, keepdims=True) * joint_LAA.sum(1, keepdims=True)
@@ -274,7 +272,7 @@ def mutual_information(rows_NL: np.ndarray, weights_N: np.ndarray | None = None)
 
 def _informed(protein: Protein) -> np.ndarray:
     assert protein.rows is not None
-    return mutual_information(protein.rows, protein.weights)
+    return mutual_information(protein.rows)
 
 
 def _far(protein: Protein) -> int:
