@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from biometro.alphabet.protein import STANDARD
 from biometro.data import families
-from biometro.data.contacts import PairColumns, Protein, encode, read_table, simulated
+from biometro.data.contacts import PairColumns, Protein, read_table, simulated
 from biometro.errors import UserError
 
 
@@ -72,7 +72,6 @@ def test_families_bring_their_pairs_and_their_alignment() -> None:
         np.testing.assert_array_equal(protein.pairs, family.pairs)
         assert protein.rows is not None and protein.rows.shape == (8, len(protein))
         assert "".join(STANDARD[code] for code in protein.rows[5]) == family.members[5]
-    assert encode(b"AY-.XB").tolist() == [0, 19, 20, 20, 21, 21]
 
 
 def test_a_protein_fits_itself() -> None:

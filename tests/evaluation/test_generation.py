@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import chisquare, spearmanr
 
 from biometro.alphabet.protein import STANDARD
+from biometro.data import families
 from biometro.evaluation import generation
 from biometro.evaluation.generation import Group, agreement, composition, controls, diversity, figures, nearest, rates
 from biometro.evaluation.generation_report import write_page
@@ -117,9 +118,9 @@ def test_controls_are_as_far_away_and_follow_their_tables(alignment: Columns) ->
     first = [v[0] for v in random.variants if v[0] != ord("W")]
     assert chisquare([first.count(ord(a)) for a in STANDARD if a not in "CW"]).pvalue > 1e-3
     table = substitution_matrices.load("BLOSUM62")
-    _, background = generation.families.rate_matrix()
+    _, background = families.rate_matrix()
     shares = {
-        a: f * 2 ** (table["W"][a] / 2) for a, f in zip(generation.families.RESIDUES, background, strict=True)
+        a: f * 2 ** (table["W"][a] / 2) for a, f in zip(families.RESIDUES, background, strict=True)
         if a not in "CW"
     }  # fmt: skip
     first = [v[0] for v in blosum.variants if v[0] != ord("W")]

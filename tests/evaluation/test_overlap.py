@@ -54,7 +54,7 @@ def test_sequences_are_compared_as_the_corpus_holds_them(small: tuple[Path, list
         assert overlap.exact([b"MKUTAYIAKQRBZ"], corpus) == 1
 
 
-def test_relatives_are_counted_too(small: tuple[Path, list[str]]) -> None:
+def test_relatives_are_counted_too(small: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = Corpus.open(small[0])
     side = corpus.split("train")
     near = bytearray(PROTEIN.decode(side[int(np.argmax(side.lengths))]).encode())
@@ -63,6 +63,9 @@ def test_relatives_are_counted_too(small: tuple[Path, list[str]]) -> None:
     said = overlap.describe(test, Trained(corpus.digest, None, False), Corpora([str(small[0])]), "homology")
     assert (said["exact"], said["relatives"], said["of"]) == (0, 1, 2)
     assert "1 (50.0 %) with a relative" in str(said["text"])
+    monkeypatch.setattr(overlap, "_PIECE", 100)  # a corpus is searched piece by piece
+    held = [PROTEIN.decode(side[number]).encode() for number in (0, 150, len(side) - 1)]
+    assert overlap.relatives([*test, *held, held[0]], corpus) == 5
 
 
 def test_a_corpus_is_found_by_its_digest_only(small: tuple[Path, list[str]], corpus: Path) -> None:

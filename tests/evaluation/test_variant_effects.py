@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,19 @@ def test_a_folder_has_a_table_for_each_assay(tmp_path: Path) -> None:
     before = task.digest(task.locate(None))
     (folder / "ONE.csv").write_text((folder / "ONE.csv").read_text().replace(",3\n", ",4\n"))
     assert task.digest(task.locate(None)) != before
+
+    # only what is asked for is read
+    (folder / "TWO.csv").write_text("nothing of use\n")
+    config = replace(config, only=["ONE"])
+    made = read("variants", [str(folder), str(tmp_path / "reference.csv")], config, "spearman")
+    assert [(a.name, len(a.variants)) for a in made.assays] == [("ONE", 25)]
+
+
+def test_without_mmseqs_all_but_the_alignment_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("biometro.evaluation.variant_effects.installed", lambda: False)
+    made = VariantsExam([assay("a", WILD, "growth", 0)], resamples=100, search="proteins.fasta")
+    assert list(made.baselines()) == ["BLOSUM62", "hydrophobicity", "composition"]
+    assert made.facts["site-independent"] == "not run: MMseqs2 is not installed"
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,20 @@ def test_features_are_symmetric_and_those_of_the_whole_maps(learnt: ContactReade
         np.testing.assert_allclose(features[:, f], both[i, j], atol=1e-6)
 
 
+def test_bfloat16_is_for_the_encoder_alone(learnt: ContactReader) -> None:
+    bundle = Bundle(PROTEIN, {"encoder": learnt.encoder})
+    reader = ContactReader(bundle, precision="bfloat16")
+    letters = STANDARD[:18].encode()
+    with torch.inference_mode():
+        half, whole = [*reader._maps(letters)], [*learnt._maps(letters)]
+    assert not torch.equal(half[0], whole[0]) and all(map_HLL.dtype == torch.float32 for map_HLL in half)
+    weights_F = np.linspace(-3, 3, reader.features)
+    weights_HF = torch.from_numpy(weights_F).float().split(2)
+    logit_LL = sum((w[:, None, None] * map_HLL).sum(0) for w, map_HLL in zip(weights_HF, half, strict=True))
+    found = reader.attention_contacts(letters, Regression(weights_F, 0.0))
+    np.testing.assert_allclose(found, torch.as_tensor(logit_LL).sigmoid().numpy(), atol=1e-6)
+
+
 def test_a_sample_of_pairs_keeps_all_contacts_and_the_weight_of_the_rest() -> None:
     known = np.ones(60, dtype=bool)
     known[:5] = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -219,6 +220,8 @@ def test_what_may_not_be_drawn_never_is() -> None:
     logs = np.array([[-np.inf, 0.0, -np.inf, -700.0, -np.inf]])
     for u in (0.0, 0.5, 1 - 2**-53):
         assert int(draw_letters(logs, 1.0, 1.0, np.array([u]))[0]) == 1
+    cold = np.array([[-np.inf, -2.0, -1.0, -np.inf]])
+    assert int(draw_letters(cold, 1e-310, 1.0, np.array([0.5]))[0]) == 2
     assert int(draw_letters(np.array([[-np.inf, 0.0, 0.0, -np.inf]]), 1.0, 1.0, np.array([1 - 2**-53]))[0]) == 2
 
 
@@ -283,6 +286,9 @@ def test_the_space_is_counted() -> None:
             found.add("".join(state))
     assert space.size() == len(found)
     assert space_of(b"A" * 300, 100).size() == 10**15
+    few = space_of(b"A" * 30, "2-4")
+    assert few.size() == sum(math.comb(30, m) * 19**m for m in (2, 3, 4))
+    assert space_of(b"A" * 35_000, 8_000).size() == 10**15  # at once
 
 
 def test_fewer_variants_than_wanted_are_said(toy: Toy) -> None:

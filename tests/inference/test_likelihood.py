@@ -148,3 +148,18 @@ def test_a_gpu_says_the_same(metro: Bundle, precision: Any) -> None:
             np.testing.assert_allclose(a, b, atol=within)
     for a, b in zip(here.detected(LETTERS), there.detected(LETTERS), strict=True):
         np.testing.assert_allclose(a, b, atol=within)
+
+
+def test_in_bfloat16_the_head_still_answers_in_float32(metro: Bundle) -> None:
+    """Else a logit of 8 or more would be a multiple of 1/16, and so would scores, which are differences."""
+    m, columns = metro.modules, [PROTEIN.id(letter) for letter in STANDARD]
+    with torch.inference_mode():
+        with torch.autocast("cpu", torch.bfloat16):
+            h_TD = m["encoder"](packed_of([PROTEIN.encode(LETTERS[0])]))
+        logits_TV = m["vocabulary"](h_TD.float(), m["encoder"].embedding.weight)
+        detected_T1 = m["rtd"](h_TD.float())
+    likelihood = Likelihood(metro, precision="bfloat16")
+    np.testing.assert_allclose(
+        likelihood.seen(LETTERS[:1])[0], logits_TV.log_softmax(-1)[1:-1, columns].numpy(), atol=1e-4
+    )
+    np.testing.assert_allclose(likelihood.detected(LETTERS[:1])[0], detected_T1[1:-1, 0].numpy(), atol=1e-4)

@@ -164,6 +164,31 @@ def test_cost_is_what_is_read(method: str) -> None:
     assert sum(read) == scorer.cost(method, VARIANTS)
 
 
+@pytest.mark.parametrize("method", ["mutant", "pll", "pll_fast", "rtd"])
+def test_sequences_are_made_in_blocks(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """What is asked at once is bounded, however many variants there are, and answers stay the same."""
+    likelihood = Likelihood(metro_bundle())
+    whole = Scorer(likelihood, WILD).score(method, VARIANTS)
+    monkeypatch.setattr("biometro.inference.variants._BLOCK", 2 * len(WILD))
+    asked: list[int] = []
+    for name in ("seen", "masked", "detected"):
+        answer = getattr(likelihood, name)
+        monkeypatch.setattr(
+            likelihood, name, lambda some, *rest, answer=answer: asked.append(len(some)) or answer(some, *rest)
+        )
+    np.testing.assert_allclose(
+        Scorer(likelihood, WILD).score(method, [*VARIANTS, *VARIANTS]), [*whole, *whole], atol=1e-5
+    )
+    assert max(asked) == 2 and len(asked) > 2
+
+
+def test_the_ratio_needs_the_auxiliary() -> None:
+    likelihood = Likelihood(metro_bundle(), part="main")
+    assert "rtd" not in methods_of(likelihood)
+    with pytest.raises(UserError, match="`part` is not main"):
+        Scorer(likelihood, WILD).score("rtd", VARIANTS)
+
+
 def test_agreement_is_spearman_with_the_exact_method_within_its_budget(folder: Path) -> None:
     scorer = Scorer(Likelihood(biometro.load(folder)), WILD)
     variants = singles(WILD)

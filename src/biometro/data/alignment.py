@@ -182,10 +182,10 @@ def read_alignment(path: str, query: str | None = None, *, coverage: float = 0.0
     if (cells := len(thinned.kept) * len(wildtype)) > _MOST_CELLS:
         raise UserError(f"{name}: {cells:,} cells of rows x columns; take fewer rows (`most`)")
     rows = np.full((len(thinned.kept) + 1, len(wildtype)), GAP, np.uint8)
-    rows[0] = _coded(wildtype.encode())
+    rows[0] = coded(wildtype.encode())
     others = [columns for line, columns in thinned.kept if own is None or line != own.line]
     for number, columns in enumerate(others, 1):
-        rows[number, places] = _coded(columns)[kept]
+        rows[number, places] = coded(columns)[kept]
     covered = np.zeros(len(wildtype), bool)
     covered[places] = True
     return _assembled(wildtype, rows[: len(others) + 1], covered, thinned.seen, coverage, most)
@@ -295,9 +295,9 @@ def align(
     _, best = np.unique(hits.target, return_index=True)  # the first of each target, and these are the best
     chosen = [k for k in np.sort(best).tolist() if chance[k] <= e_value][: most - 1]
     rows = np.full((len(chosen) + 1, len(wildtype)), GAP, np.uint8)
-    rows[0] = _coded(wildtype.encode())
+    rows[0] = coded(wildtype.encode())
     for number, k in enumerate(chosen, 1):
-        target = _coded(sequences[hits.target[k]].upper())
+        target = coded(sequences[hits.target[k]].upper())
         _place(rows[number], target, int(hits.query_start[k]), int(hits.target_start[k]), hits.cigar[k])
     return _assembled(wildtype, rows, np.ones(len(wildtype), bool), len(chosen) + 1, coverage, most)
 
@@ -328,7 +328,8 @@ def _assembled(query: str, rows: np.ndarray, covered: np.ndarray, found: int, co
     return Alignment(query, rows[chosen], weights, None if covered.all() else covered, found)
 
 
-def _coded(letters: bytes) -> np.ndarray:
+def coded(letters: bytes) -> np.ndarray:
+    """(L,) uint8 codes of a row, as in `Alignment.rows`."""
     return _CODES[np.frombuffer(letters, np.uint8)]
 
 

@@ -14,17 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from biometro.alphabet.protein import STANDARD
 from biometro.data import families
+from biometro.data.alignment import coded
 from biometro.data.intake import Account, clean_records
 from biometro.data.sources import ReadOptions, expand, read
 from biometro.errors import UserError
 
-GAP, OTHER = 20, 21  # codes of an alignment beside 0..19, the residues in the order of STANDARD
 _PAIR = re.compile(r"\s*(\d{1,7})\s*-\s*(\d{1,7})\s*")
-_CODES = np.full(256, OTHER, dtype=np.uint8)
-_CODES[np.frombuffer(STANDARD.encode(), np.uint8)] = np.arange(20)
-_CODES[np.frombuffer(b"-.", np.uint8)] = GAP
 
 
 @dataclass(frozen=True, eq=False)  # eq would ask arrays for one truth value
@@ -36,8 +32,7 @@ class Protein:
         letters: of the L residues, capital.
         pairs: (P, 2) int64 residues in contact, i < j, from 0, each pair once, ascending.
         known: (L,) bool residues whose contacts are known; pairs with another are neither contact nor none.
-        rows: (N, L) uint8 aligned relatives: 0..19 in the order of STANDARD, 20 gap, 21 other; None without any.
-        weights: (N,) float64 of the rows, so that near copies do not outvote others; None weighs all alike.
+        rows: (N, L) uint8 aligned relatives, in the codes of `Alignment.rows`; None without any.
         side: what a table's split column says.
 
     Raises ValueError where these do not fit one another.
@@ -48,7 +43,6 @@ class Protein:
     pairs: np.ndarray
     known: np.ndarray
     rows: np.ndarray | None = None
-    weights: np.ndarray | None = None
     side: str | None = None
 
     def __post_init__(self) -> None:
@@ -86,11 +80,6 @@ class PairColumns:
     id: str | None = None
     split: str | None = None
     first: int = 1
-
-
-def encode(letters: bytes) -> np.ndarray:
-    """(L,) uint8 codes of an alignment's row."""
-    return _CODES[np.frombuffer(letters, np.uint8)]
 
 
 def read_table(data: str | list[str], columns: PairColumns = PairColumns()) -> list[Protein]:
@@ -144,7 +133,7 @@ def simulated(seed: int = 0, number: int = 8, members: int = 256, *, coupling: f
     strength = families.COUPLING if coupling is None else coupling
     proteins = []
     for family in families.simulate(seed, number, members, coupling=strength):
-        rows = np.stack([encode(member.encode()) for member in family.members])
+        rows = np.stack([coded(member.encode()) for member in family.members])
         known = np.ones(rows.shape[1], dtype=bool)
         proteins.append(Protein(family.name, family.members[0].encode(), family.pairs, known, rows))
     return proteins

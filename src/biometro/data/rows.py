@@ -65,20 +65,35 @@ def _cell(value: Any) -> Any:
 
 @contextmanager
 def _parquet(work: Path) -> Iterator[Any]:
+    """Rows wait until every column has had a value, since a file has one type for each."""
     writer: pq.ParquetWriter | None = None
+    waiting: list[pa.Table] = []
 
     def write(rows: Rows) -> None:
+        waiting.append(pa.Table.from_pylist(rows))
+        if writer is not None or not any(map(pa.types.is_null, _joined(waiting).schema.types)):
+            flush()
+
+    def flush() -> None:
         nonlocal writer
-        table = pa.Table.from_pylist(rows)
+        table = _joined(waiting)
         if writer is None:
             writer = pq.ParquetWriter(work, table.schema, compression="zstd")
         writer.write_table(table.cast(writer.schema))
+        waiting.clear()
 
     try:
         yield write
+        if waiting:
+            flush()
     finally:
         if writer is not None:
             writer.close()
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """One table; a column in which nothing stood yet takes the type of what comes."""
+    return pa.concat_tables(tables, promote_options="default")
 
 
 _WRITERS: dict[str, Any] = {

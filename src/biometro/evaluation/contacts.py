@@ -158,11 +158,10 @@ class ContactsExam:
         Raises UserError where the model can be read in none of the ways asked for; where in some, the scores' notes say
         why not in the others.
         """
-        if subject.precision == "int8":
-            raise UserError("contacts are read in float32 or bfloat16, not in int8")
         reader = ContactReader(
-            subject.bundle, device=subject.device, precision=subject.precision, longest=self.config.longest
-        )
+            subject.bundle, device=subject.device, precision=subject.precision, batch_tokens=subject.batch_tokens,
+            longest=self.config.longest,
+        )  # fmt: skip
         found: dict[str, Score] = {}
         reasons: list[str] = []
         for method in METHODS:
@@ -174,11 +173,7 @@ class ContactsExam:
                     reasons.append(f"{method}: {error}")
         if not found:
             raise UserError("; ".join(reasons))
-        note = "; ".join(reasons)
-        return {
-            name: Score(score.figures, score.replicates, score.seconds, score.details, note)
-            for name, score in found.items()
-        }
+        return {name: replace(score, note="; ".join(reasons)) for name, score in found.items()}
 
     def _attention(self, reader: ContactReader, name: str, say: Callable[[str], None]) -> dict[str, Score]:
         ways = {} if reader.own is None else {"attention head": reader.own}
@@ -255,19 +250,17 @@ def precision(score_M: np.ndarray, true_M: np.ndarray, k: int) -> float:
     return float((true_M[above_M].sum() + (k - above_M.sum()) * true_M[level_M].mean()) / k)
 
 
-def mutual_information(rows_NL: np.ndarray, weights_N: np.ndarray | None = None) -> np.ndarray:
+def mutual_information(rows_NL: np.ndarray) -> np.ndarray:
     """(L, L) float64 mutual information of columns in nats, APC corrected (Dunn et al. 2008, Bioinformatics 24, 333).
 
     Args:
         rows_NL: uint8 codes, 0..19 residues; of a pair of columns, rows with anything else in either are left out.
-        weights_N: of the rows; default 1.
     """
     N, L = rows_NL.shape
     one_NLA = (rows_NL[:, :, None] == np.arange(20)).astype(np.float64)
-    weighted = one_NLA.reshape(N, -1) * (1.0 if weights_N is None else weights_N[:, None])
     information_LL = np.zeros((L, L))
     for i in range(L):
-        joint_ALA = (one_NLA[:, i].T @ weighted).reshape(20, L, 20)
+        joint_ALA = (one_NLA[:, i].T @ one_NLA.reshape(N, -1)).reshape(20, L, 20)
         joint_LAA = joint_ALA.transpose(1, 0, 2)
         joint_LAA = joint_LAA / np.maximum(joint_LAA.sum((1, 2), keepdims=True), 1e-300)
         chance_LAA = joint_LAA.sum(2, keepdims=True) * joint_LAA.sum(1, keepdims=True)
@@ -279,7 +272,7 @@ def mutual_information(rows_NL: np.ndarray, weights_N: np.ndarray | None = None)
 
 def _informed(protein: Protein) -> np.ndarray:
     assert protein.rows is not None
-    return mutual_information(protein.rows, protein.weights)
+    return mutual_information(protein.rows)
 
 
 def _far(protein: Protein) -> int:

@@ -13,15 +13,14 @@ Shapes: N variants, L places of the wild type, R rows of an alignment or of sequ
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from biometro.alphabet import amino_acids
 from biometro.alphabet.protein import STANDARD
-from biometro.data import families
 from biometro.inference.generate import Model, Table, detections, draw_like, masked_marginals
 from biometro.inference.space import Space, encode
 
@@ -80,10 +79,8 @@ def controls(
 
 def _blosum_logs(space: Space) -> np.ndarray:
     """(L, 20) float64 log P(a | wild type's residue), up to a constant of each row."""
-    order = [families.RESIDUES.index(letter) for letter in STANDARD]
-    background_A = families.rate_matrix()[1][order]
-    scores_AA = families.blosum62()[np.ix_(order, order)]
-    return np.log(background_A) + np.log(2) / 2 * scores_AA[space.codes]
+    scores_AA = amino_acids.standard(amino_acids.blosum62())
+    return np.log(amino_acids.standard(amino_acids.BACKGROUND)) + np.log(2) / 2 * scores_AA[space.codes]
 
 
 def figures(
@@ -110,15 +107,17 @@ def figures(
     }
     if one.logits is not None:
         found["detector"] = float(one.logits.mean())
-    rows = [encode(other) for other in known if len(other) == len(space.wildtype)]
+    # int8: 20,000 rows of 1,000 residues are 20 MB, and comparing them with variants goes by bytes
+    same = [encode(other).astype(np.int8) for other in known if len(other) == len(space.wildtype)]
+    rows_RL = np.stack(same) if same else np.zeros((0, len(space.wildtype)), np.int8)
     members = {*known}
     if alignment is not None:
-        rows += list(np.where(alignment.rows < 20, alignment.rows.astype(np.int64), -2))
+        rows_RL = np.concatenate([rows_RL, np.where(alignment.rows < 20, alignment.rows.astype(np.int8), np.int8(-2))])
         members |= _letters(alignment.rows)
     if members:
         found["novel"] = float(np.mean([variant not in members for variant in one.variants]))
-        relatives = [row_L for row_L in rows if (row_L != space.codes).any()]
-        found["nearest"] = float(nearest(codes_NL, np.stack(relatives)).mean()) if relatives else math.nan
+        rows_RL = rows_RL[(rows_RL != space.codes.astype(np.int8)).any(1)]
+        found["nearest"] = float(nearest(codes_NL.astype(np.int8), rows_RL).mean()) if len(rows_RL) else math.nan
     if alignment is not None:
         found |= agreement(codes_NL, space, alignment)
     return found
@@ -180,12 +179,10 @@ def agreement(codes_NL: np.ndarray, space: Space, alignment: Alignment) -> dict[
 
 def composition(one: Group, space: Space) -> np.ndarray:
     """(20,) float64: share of each residue among those that were put in."""
-    counts: Counter[int] = Counter()
-    for variant in one.variants:
-        codes_L = encode(variant)
-        counts.update(codes_L[codes_L != space.codes].tolist())
-    total = sum(counts.values())
-    return np.array([counts[a] / max(1, total) for a in range(20)])
+    codes_NL = np.stack([encode(variant) for variant in one.variants])
+    counts_A = np.bincount(codes_NL[codes_NL != space.codes], minlength=20)
+    shares_A: np.ndarray = counts_A / max(1, counts_A.sum())
+    return shares_A
 
 
 def rates(one: Group, space: Space) -> np.ndarray:

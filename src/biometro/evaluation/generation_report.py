@@ -18,15 +18,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from biometro.alphabet.protein import STANDARD
-from biometro.evaluation import plots
+from biometro.evaluation import plots, variant_plots
 from biometro.evaluation.generation import Group, composition, rates
-from biometro.evaluation.label_tables import grid, shown
+from biometro.evaluation.label_tables import GRID, grid, shown
 from biometro.evaluation.page import card, fact_list, frame, swatch, warning_box
-from biometro.evaluation.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
+from biometro.evaluation.plots import BLUE, LOOKS, VERMILION
 from biometro.files import write_file
 from biometro.inference.space import Space, encode
 
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+COLOURS = [colour for colour, _ in LOOKS[:4]]
 """Of the generated variants, then of controls in their order."""
 FIGURES = {
     "variants": "variants", "distinct": "distinct variants", "mutations": "mutations, mean",
@@ -70,8 +70,11 @@ def write_page(
     """
     looks = dict(zip((one.name for one in groups), COLOURS, strict=False))
     legend = _legend(looks)
+    scores = variant_plots.svg(
+        variant_plots.distributions, {one.name: one.scores for one in groups}, "score (nats); the wild type has 0"
+    )
     cards = [
-        card("Model's score", draw_scores(groups), SCORE_NOTE, legend),
+        card("Model's score", scores, SCORE_NOTE, legend),
         card("Residues put in", draw_composition([composition(one, space) for one in groups]), RESIDUE_NOTE, legend),
         card(
             "Places mutated",
@@ -122,26 +125,6 @@ def top_table(one: Group, space: Space) -> str:
     return grid(head, rows)
 
 
-def draw_scores(groups: Sequence[Group]) -> str:
-    """Outlines of histograms of scores, as shares of each group; dashed: the wild type."""
-    every = np.concatenate([one.scores for one in groups])
-    edges = np.linspace(*_span(every), 41)
-    with matplotlib.rc_context(plots.STYLE):
-        figure = Figure(figsize=(4.6, 2.6), layout="constrained")
-        axes = figure.add_subplot(xlabel="score (nats); the wild type has 0", ylabel="share of variants")
-        for one, colour in zip(groups, COLOURS, strict=False):
-            shares = np.histogram(one.scores, edges)[0] / len(one.scores)
-            axes.stairs(shares, edges, color=colour, linewidth=1.5)
-        axes.axvline(0, color=GREY, linestyle="--", linewidth=1.1)
-        return plots.to_svg(figure)
-
-
-def _span(values: np.ndarray) -> tuple[float, float]:
-    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
-    margin = 0.03 * (high - low) or 1.0
-    return low - margin, high + margin
-
-
 def draw_composition(shares: Sequence[np.ndarray]) -> str:
     """Bars of each group side by side, (A,) shares each."""
     with matplotlib.rc_context(plots.STYLE):
@@ -184,13 +167,4 @@ SCORE_NOTE = (
 RESIDUE_NOTE = "What mutations put in. Random mutants show what the wild type and the exclusions leave."
 PLACES_NOTE = "The share of generated variants that are mutated at each position."
 CONSERVATION_NOTE = " Below: how little the alignment's columns are conserved."
-STYLE = """
-h2 { margin-top: 1.6rem; }
-.scroll { overflow-x: auto; max-width: 100%; margin-bottom: 1.6rem; }
-table.grid { width: auto; }
-.grid th, .grid td { padding: .22rem .6rem; text-indent: 0; width: auto; border-bottom: 1px solid var(--line); }
-.grid thead th { color: var(--soft); text-align: right; vertical-align: bottom; }
-.grid thead th:first-child { text-align: left; }
-.grid tr:first-child { color: inherit; }
-.grid td { white-space: normal; overflow-wrap: anywhere; }
-"""
+STYLE = "h2 { margin-top: 1.6rem; }" + GRID

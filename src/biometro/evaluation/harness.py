@@ -28,7 +28,7 @@ from biometro.evaluation.protocol import RESAMPLES, Exam, NotAtHandError, Score,
 from biometro.evaluation.results import plain
 from biometro.evaluation.tasks import TaskFile
 from biometro.files import saying, write_file
-from biometro.inference.embed import Precision
+from biometro.inference.likelihood import FloatPrecision
 from biometro.model.bundle import Bundle
 from biometro.model.load import load, merged
 from biometro.untrusted import read_json
@@ -53,7 +53,7 @@ class Settings:
     seed: int = 0
     resamples: int = RESAMPLES
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    precision: Precision = "auto"
+    precision: FloatPrecision = "auto"
     batch_tokens: int | None = None
     overlap: overlap.Mode = "exact"
     base: str | None = None

@@ -24,6 +24,16 @@ FIGURES = {
     "rmse": "RMSE", "mae": "MAE", "r2": "R²",
 }  # fmt: skip
 """What figures are called in print."""
+GRID = """
+.scroll { overflow-x: auto; max-width: 100%; margin-bottom: 1.6rem; }
+table.grid { width: auto; }
+.grid th, .grid td { padding: .22rem .6rem; text-indent: 0; width: auto; border-bottom: 1px solid var(--line); }
+.grid thead th { color: var(--soft); text-align: right; vertical-align: bottom; }
+.grid thead th:first-child { text-align: left; }
+.grid tr:first-child { color: inherit; }
+.grid td { white-space: normal; overflow-wrap: anywhere; }
+"""
+"""The look of `grid` on a page that has nothing else to say about tables."""
 SIDES = ("train", "valid", "test")
 NAMED = 6
 """Classes up to which a confusion matrix names its columns; above, it numbers them."""

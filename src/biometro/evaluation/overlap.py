@@ -27,6 +27,7 @@ from biometro.model.bundle import Bundle
 Mode = Literal["exact", "homology", "none"]
 IDENTITY, COVERAGE = 0.5, 0.8
 """Of an alignment from which a sequence counts as a relative; coverage is that of the shorter one."""
+_PIECE = 1_000_000  # sequences of a corpus that are searched, and in memory, at once
 DIGEST = "corpus digest"
 """The fact of a model folder that holds its corpus' digest."""
 _IN_WORDS = re.compile(r"corpus digest ([0-9a-f]{16})")
@@ -138,9 +139,15 @@ def relatives(test: Sequence[bytes], corpus: Corpus) -> int:
     Raises UserError where MMseqs2 is missing or fails.
     """
     side = corpus.split("train")
-    letters = [corpus.alphabet.decode(side[number]).encode() for number in range(len(side))]
-    hits = mmseqs.search(test, letters, identity=IDENTITY, coverage=COVERAGE)
-    return len({*hits.query.tolist()})
+    left = list(test)
+    for start in range(0, len(side), _PIECE):
+        if not left:
+            break
+        part = range(start, min(start + _PIECE, len(side)))
+        letters = [corpus.alphabet.decode(side[number]).encode() for number in part]
+        found = {*mmseqs.search(left, letters, identity=IDENTITY, coverage=COVERAGE).query.tolist()}
+        left = [sequence for number, sequence in enumerate(left) if number not in found]
+    return len(test) - len(left)
 
 
 class _Digests(Sequence[bytes]):

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from biometro.errors import UserError
-from biometro.inference.embed import Embedder, Pooling, Precision
+from biometro.inference.embed import Embedder, Pooling
 from biometro.inference.features import Features
+from biometro.inference.likelihood import FloatPrecision
 from biometro.model.bundle import Bundle
 
 RESAMPLES = 1000
@@ -59,7 +60,7 @@ class Subject:
     bundle: Bundle
     fingerprint: str
     device: torch.device
-    precision: Precision = "auto"
+    precision: FloatPrecision = "auto"
     batch_tokens: int | None = None
     """Tokens read at once; vectors do not depend on it."""
 

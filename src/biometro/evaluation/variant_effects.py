@@ -15,14 +15,13 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from biometro.data import mmseqs
 from biometro.data.alignment import Alignment, align
 from biometro.data.changes import BadVariantError
 from biometro.data.hgvs import Notation
@@ -32,9 +31,10 @@ from biometro.data.sources import read as read_records
 from biometro.data.variants import Variant
 from biometro.errors import UserError
 from biometro.evaluation import metrics, resampling, substitution
+from biometro.evaluation.probes import installed
 from biometro.evaluation.protocol import RESAMPLES, Score, Subject
 from biometro.inference.likelihood import Likelihood
-from biometro.inference.variants import METHODS, Scorer, average, methods_of
+from biometro.inference.variants import METHODS, Scorer, average, chosen, methods_of
 
 Say = Callable[[str], None]
 _OTHER = "other"
@@ -129,24 +129,20 @@ def read(
     wildtypes = _wildtypes(places, config)
     published = _published(places, config)
     assays = []
-    for name, rows in _rows(data[0], config).items():
-        if config.only is not None and name not in config.only:
-            continue
+    for name, rows in _rows(data[0], config):
         if name not in wildtypes:
             raise UserError(f"{data[0]}: assay {name!r} has no wild type in {config.wildtypes}")
         letters, protein, function, known_as = wildtypes[name]
         variants, measured_N = _variants(name, letters, rows, config, dropped)
         if len(variants) < _LEAST or np.ptp(measured_N) == 0:
-            dropped["assay of too few variants, or all alike"] = 1 + dropped.get(
-                "assay of too few variants, or all alike", 0
-            )
+            dropped[_SMALL] = dropped.get(_SMALL, 0) + 1
             continue
         assays.append(Assay(name, letters, protein, function, variants, measured_N, published.get(known_as, {})))
     missing = [name for name in config.only or [] if name not in {assay.name for assay in assays}]
     if missing or not assays:
         raise UserError(f"{data[0]}: no usable assay {', '.join(missing) or 'at all'}")
     search = None if config.search is None else _place(places, config.search, "search")
-    return VariantsExam(assays, config.methods, seed, resamples, search, keep, dropped)
+    return VariantsExam(assays, config.methods, seed, resamples, search, dropped)
 
 
 class VariantsExam:
@@ -154,10 +150,10 @@ class VariantsExam:
 
     def __init__(
         self, assays: Sequence[Assay], methods: Sequence[str] = ("auto",), seed: int = 0, resamples: int = RESAMPLES,
-        search: str | None = None, keep: Path | None = None, dropped: Mapping[str, int] | None = None,
+        search: str | None = None, dropped: Mapping[str, int] | None = None,
     ):  # fmt: skip
         self.assays, self.methods = list(assays), list(methods)
-        self.seed, self.resamples, self.search, self.keep = seed, resamples, search, keep
+        self.seed, self.resamples, self.search = seed, resamples, search
         self.test = list(dict.fromkeys(assay.wildtype.encode() for assay in assays))
         functions = dict.fromkeys(assay.function for assay in assays)
         self.facts = {
@@ -167,6 +163,8 @@ class VariantsExam:
             "resampled": "proteins, and variants within each assay",
         }
         self.facts |= {f"left out ({reason})": f"{count:,}" for reason, count in (dropped or {}).items()}
+        if search is not None and not installed():
+            self.facts["site-independent"] = "not run: MMseqs2 is not installed"
 
     def baselines(self) -> dict[str, Score]:
         found = {
@@ -180,8 +178,8 @@ class VariantsExam:
                 lambda assay: -np.array([len(variant.changes) for variant in assay.variants], dtype=np.float64),
                 note="minus the number of changes: what sums over mutations are worth by their length alone",
             )
-        if self.search is not None:
-            relatives = self._alignments()
+        if self.search is not None and installed():
+            relatives = self._alignments(self.search)
             depths = ", ".join(f"{assay.name} {relatives[assay.wildtype].effective:.0f}" for assay in self.assays)
             found["site-independent"] = self._scored(
                 lambda assay: substitution.site_independent(relatives[assay.wildtype], assay.wildtype, assay.variants),
@@ -191,9 +189,8 @@ class VariantsExam:
 
     def model(self, subject: Subject, say: Say) -> dict[str, Score]:
         likelihood = Likelihood(
-            subject.bundle, device=subject.device, batch_tokens=subject.batch_tokens,
-            precision="auto" if subject.precision == "int8" else subject.precision,
-        )  # fmt: skip
+            subject.bundle, device=subject.device, batch_tokens=subject.batch_tokens, precision=subject.precision
+        )
         scorers = {a.wildtype: Scorer(likelihood, a.wildtype) for a in self.assays}
         found: dict[str, Score] = {}
         kept: dict[str, dict[str, np.ndarray]] = {}
@@ -214,17 +211,10 @@ class VariantsExam:
 
     def _methods(self, likelihood: Likelihood) -> list[str]:
         able = methods_of(likelihood)
-        wanted: list[str] = []
-        for name in self.methods:
-            if name == "auto":
-                wanted.append("clm" if likelihood.has_restorer else "masked")
-            elif name == "all":
-                wanted += [method for method in able if method != "pll"]
-            elif name in able:
-                wanted.append(name)
+        wanted = [name for name in chosen(self.methods, likelihood) if name in able]
         if not wanted:
             raise UserError(f"it can be asked for {', '.join(able)}, and the task names {', '.join(self.methods)}")
-        return list(dict.fromkeys(wanted))
+        return wanted
 
     def _note(self, method: str, kept: Mapping[str, Mapping[str, np.ndarray]], scorers: Mapping[str, Scorer]) -> str:
         """That a method is an approximation, and how far it ranks variants as the exact one does, mean of assays."""
@@ -295,11 +285,9 @@ class VariantsExam:
         count_S = known_FS.sum(0)
         return figures, np.where(count_S > 0, np.where(known_FS, means_FS, 0).sum(0) / np.maximum(count_S, 1), np.nan)
 
-    def _alignments(self) -> dict[str, Alignment]:
+    def _alignments(self, search: str) -> dict[str, Alignment]:
         """Of each wild type, with its relatives among the sequences to search."""
-        assert self.search is not None
-        mmseqs.find()
-        pool = [letters for _, letters in clean(expand(self.search), ReadOptions(), "keep_as_x", Account())]
+        pool = [letters for _, letters in clean(expand(search), ReadOptions(), "keep_as_x", Account())]
         return {letters.decode(): align(letters.decode(), pool) for letters in self.test}
 
 
@@ -371,28 +359,42 @@ def _published(places: Mapping[str, str], config: VariantsConfig) -> dict[str, d
 _Row = tuple[str, str | None, float, str]  # text, sequence, measured, where
 
 
-def _rows(place: str, config: VariantsConfig) -> dict[str, list[_Row]]:
-    """The rows of each assay that have a text and a number."""
-    found: dict[str, list[_Row]] = {}
+def _rows(place: str, config: VariantsConfig) -> Iterator[tuple[str, list[_Row]]]:
+    """The rows of each assay that is wanted. Where each has a table, one is in memory at a time."""
     files = sorted(map(str, Path(place).glob("*"))) if Path(place).is_dir() else [place]
-    beside = [] if config.sequence_column is None else [config.sequence_column]
+    if config.assay is None:
+        for file in files:
+            name = Path(file).name.split(".")[0]
+            if config.only is None or name in config.only:
+                rows = [row for _, row in _read(file, config)]
+                if rows:
+                    yield name, rows
+        return
+    found: dict[str, list[_Row]] = {}
     for file in files:
-        (source,) = expand(file)
-        # Sequences lead, where there are any: texts may be empty, and readers refuse a leading cell that is.
-        lead, *rest = [*beside, config.column]
-        fields = (*rest, config.score, *([] if config.assay is None else [config.assay]))
-        for record in read_records(source, ReadOptions(column=lead, fields=fields, identifiers=True)):
-            cells = [record.raw.decode(), *record.fields]
-            sequence = cells.pop(0) if beside else None
-            text, measured = str(cells[0] or "").strip(), cells[1]
-            name = Path(file).name.split(".")[0] if config.assay is None else str(cells[2])
-            try:
-                value = math.nan if measured is None or measured == "" else float(measured)
-            except ValueError as error:
-                raise UserError(f"{record.where}: {measured!r} in column {config.score!r} is no number") from error
-            if text and math.isfinite(value):
-                found.setdefault(name, []).append((text, sequence, value, record.where))
-    return found
+        for name, row in _read(file, config):
+            if config.only is None or name in config.only:
+                found.setdefault(name, []).append(row)
+    yield from found.items()
+
+
+def _read(file: str, config: VariantsConfig) -> Iterator[tuple[str, _Row]]:
+    """The rows of one table that have a text and a number, and what their column of assays says."""
+    beside = [] if config.sequence_column is None else [config.sequence_column]
+    (source,) = expand(file)
+    # Sequences lead, where there are any: texts may be empty, and readers refuse a leading cell that is.
+    lead, *rest = [*beside, config.column]
+    fields = (*rest, config.score, *([] if config.assay is None else [config.assay]))
+    for record in read_records(source, ReadOptions(column=lead, fields=fields, identifiers=True)):
+        cells = [record.raw.decode(), *record.fields]
+        sequence = cells.pop(0) if beside else None
+        text, measured = str(cells[0] or "").strip(), cells[1]
+        try:
+            value = math.nan if measured is None or measured == "" else float(measured)
+        except ValueError as error:
+            raise UserError(f"{record.where}: {measured!r} in column {config.score!r} is no number") from error
+        if text and math.isfinite(value):
+            yield "" if config.assay is None else str(cells[2]), (text, sequence, value, record.where)
 
 
 def _variants(

@@ -126,9 +126,9 @@ def substitutions(wildtype: str, scores_LA: np.ndarray, letters: str) -> np.ndar
 
 
 def distributions(scores: Mapping[str, np.ndarray], xlabel: str = "score") -> Figure:
-    """Densities of several sets of scores on one axis, each of area 1."""
+    """Histograms of several sets of scores on one axis, as shares of each set; dashed: the wild type, 0."""
     figure = Figure(figsize=(4.3, 2.4), layout="constrained")
-    axes = figure.add_subplot(xlabel=xlabel, ylabel="share")
+    axes = figure.add_subplot(xlabel=xlabel, ylabel="share of variants")
     every = np.concatenate([values[np.isfinite(values)] for values in scores.values()])
     edges = np.histogram_bin_edges(every, bins=min(60, max(10, int(np.sqrt(len(every))))))
     for (colour, _), values in zip(LOOKS, scores.values(), strict=False):

@@ -15,6 +15,7 @@ import numpy as np
 from biometro.data.rows import Rows
 from biometro.data.variants import Variant, write
 from biometro.evaluation import variant_plots
+from biometro.evaluation.label_tables import GRID, grid, shown
 from biometro.evaluation.page import card, fact_list, frame, swatch
 from biometro.evaluation.plots import LOOKS
 from biometro.files import write_file
@@ -26,9 +27,6 @@ STYLE = """
 figure.whole { grid-column: 1 / -1; display: block; overflow-x: auto; }
 figure.whole svg { min-width: 46rem; }
 h2 { margin-top: 1rem; }
-table.scores { width: auto; }
-table.scores th, table.scores td { width: auto; text-align: right; text-indent: 0; padding: 0 0 0 1.6rem; }
-table.scores th:first-child, table.scores td:first-child { text-align: left; padding: 0; }
 """
 
 
@@ -64,13 +62,14 @@ class Scored:
     seconds: dict[str, float] = field(default_factory=dict)
     out: Path | None = None
 
-    def rows(self) -> Rows:
-        """A row for each variant: its text, its changes in one notation, the cells that came along, its scores."""
+    def rows(self, start: int = 0, stop: int | None = None) -> Rows:
+        """A row for each variant (of this slice): its text, its changes in one notation, the cells that came along, its
+        scores."""
         return [
             {"variant": variant.name, "mutations": write(variant.changes, self.wildtype, self.first)}
             | dict(zip(self.fields, variant.fields, strict=True))
             | {method: float(score_N[number]) for method, score_N in self.scores.items()}
-            for number, variant in enumerate(self.variants)
+            for number, variant in enumerate(self.variants[start:stop], start)
         ]
 
 
@@ -100,7 +99,7 @@ def write_variant_report(out: Path, scored: Scored, facts: Mapping[str, str]) ->
         )  # fmt: skip
     parts.append(f"<section>{_pictures(scored, main)}</section>")
     title = f"Variants of {scored.name or 'a protein'}"
-    write_file(out, frame(title, "\n".join(part for part in parts if part), STYLE))
+    write_file(out, frame(title, "\n".join(part for part in parts if part), GRID + STYLE))
 
 
 def _singles(scored: Scored, method: str) -> np.ndarray | None:
@@ -118,22 +117,24 @@ def _singles(scored: Scored, method: str) -> np.ndarray | None:
 
 
 def _methods(scored: Scored) -> str:
-    heads = ["method", "seconds", "approximation of", "rank agreement"]
+    heads = ["", "seconds", "approximation of", "rank agreement"]
     if scored.measured_N is not None:
         heads.append("Spearman with measured")
-    rows = ["".join(f"<th>{escape(head)}</th>" for head in heads)]
+    rows = []
     for method in scored.scores:
         agreed, measured = scored.agreement.get(method), scored.measured.get(method)
         cells = [
-            f"{method}: {METHODS[method].summary}",
             f"{scored.seconds[method]:.1f}" if method in scored.seconds else "",
             METHODS[method].approximates or "",
             f"{agreed[0]:.3f} ({agreed[1]:,})" if agreed else "",
         ]
         if scored.measured_N is not None:
             cells.append(f"{measured[0]:.3f} ({measured[1]:,})" if measured else "")
-        rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
-    return f'<h2>Methods</h2><table class="scores">{"".join(f"<tr>{row}</tr>" for row in rows)}</table>'
+        rows.append(
+            f"<th scope=row>{escape(f'{method}: {METHODS[method].summary}')}"
+            + "".join(f"<td>{escape(cell)}" for cell in cells)
+        )
+    return f"<h2>Methods</h2>{grid(heads, rows)}"
 
 
 def _pictures(scored: Scored, main: str) -> str:
@@ -159,10 +160,9 @@ def _pictures(scored: Scored, main: str) -> str:
 
 def _best(scored: Scored, main: str) -> str:
     order = np.argsort(-scored.scores[main], kind="stable")[:_BEST]
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("variant", *scored.scores))
-    rows = [head]
+    rows = []
     for number in order.tolist():
         name = write(scored.variants[number].changes, scored.wildtype, scored.first)
-        values = "".join(f"<td>{float(score_N[number]):.3f}</td>" for score_N in scored.scores.values())
-        rows.append(f"<td>{escape(name if len(name) < 60 else name[:57] + '...')}</td>{values}")
-    return f'<table class="scores">{"".join(f"<tr>{row}</tr>" for row in rows)}</table>'
+        values = "".join(f"<td>{shown(float(score_N[number]))}" for score_N in scored.scores.values())
+        rows.append(f"<th scope=row>{escape(name if len(name) < 60 else name[:57] + '...')}{values}")
+    return grid(["", *scored.scores], rows)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from biometro.alphabet.protein import STANDARD
 from biometro.data.batch import pack
 from biometro.data.contacts import Protein
 from biometro.errors import UserError
+from biometro.inference.likelihood import FloatPrecision
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import Encoder
 from biometro.model.heads import ContactWeights, VocabularyHead
@@ -35,8 +35,6 @@ SEPARATION = 6  # residues; nearer pairs touch because the chain is one, and nob
 LONGEST = 512  # residues that are read unless more are asked for
 PENALTY = 0.15  # lambda of Rao et al. 2021
 _MOST_NUMBERS = 1 << 24  # of features that a regression is fitted to; its solver keeps some 16 bytes for each
-
-ContactPrecision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, eq=False)  # eq would ask arrays for one truth value
@@ -67,7 +65,7 @@ class ContactReader:
         bundle: Bundle,
         *,
         device: torch.device | str = "cpu",
-        precision: ContactPrecision = "auto",
+        precision: FloatPrecision = "auto",
         batch_tokens: int | None = None,
         longest: int = LONGEST,
     ):
@@ -196,10 +194,14 @@ class ContactReader:
             )
         packed = pack([self._encode(letters)], self._begin, self._end).to(self.device)
         inside = slice(len(self._begin), packed.tokens.numel() - len(self._end))
-        with self._autocast:
-            for map_HLL in self.encoder.attention_maps(packed):
-                map_HLL = map_HLL[:, inside, inside]
-                yield corrected(map_HLL + map_HLL.transpose(1, 2))
+        maps = self.encoder.attention_maps(packed)
+        while True:
+            with self._autocast:  # of the encoder alone: who takes a map may reckon with it in float32
+                map_HLL = next(maps, None)
+            if map_HLL is None:
+                return
+            map_HLL = map_HLL[:, inside, inside]
+            yield corrected(map_HLL + map_HLL.transpose(1, 2))
 
     @torch.inference_mode()
     def _logits(self, tokens_NL: np.ndarray, places_P: np.ndarray) -> np.ndarray:
@@ -208,9 +210,9 @@ class ContactReader:
         packed = pack(list(tokens_NL), self._begin, self._end).to(self.device)
         with self._autocast:
             h_NLD = self.encoder(packed).unflatten(0, (len(tokens_NL), -1))
-            h_NPD = h_NLD[:, torch.from_numpy(places_P).to(self.device) + len(self._begin)]
-            logits = head(h_NPD.flatten(0, 1), self.encoder.embedding.weight)
-        return logits[:, self._standard].float().unflatten(0, h_NPD.shape[:2]).cpu().numpy()
+        h_NPD = h_NLD[:, torch.from_numpy(places_P).to(self.device) + len(self._begin)].float()
+        logits = head(h_NPD.flatten(0, 1), self.encoder.embedding.weight)
+        return logits[:, self._standard].unflatten(0, h_NPD.shape[:2]).cpu().numpy()
 
 
 def corrected(map_HLL: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class Model(Protocol):
     def detected(self, sequences: Sequence[bytes], places: Sequence[Sequence[int]]) -> list[np.ndarray]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # eq would ask arrays for one truth value
 class Table:
     """A model that knows places but no context: the controls, and an alignment's columns.
 
@@ -332,8 +332,9 @@ def draw_letters(logs_PA: np.ndarray, temperature: float, top_p: float, uniforms
         top_p: keeps the fewest of the likeliest columns (ties: the first) that have this share together.
         uniforms_P: in [0, 1).
     """
-    logs_PA = logs_PA.astype(np.float64) / temperature
-    p_PA = np.exp(logs_PA - logs_PA.max(1, keepdims=True))
+    logs_PA = logs_PA.astype(np.float64)
+    with np.errstate(over="ignore"):  # to -inf; the likeliest is 1, however cold it is
+        p_PA = np.exp((logs_PA - logs_PA.max(1, keepdims=True)) / temperature)
     if top_p < 1:
         order_PA = np.argsort(-p_PA, axis=1, kind="stable")
         sorted_PA = np.take_along_axis(p_PA, order_PA, 1)

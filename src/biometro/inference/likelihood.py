@@ -34,6 +34,7 @@ from biometro.model.encoder import Encoder
 from biometro.model.heads import TokenHead, VocabularyHead
 
 Part = Literal["auto", "main", "auxiliary"]
+FloatPrecision = Literal["auto", "float32", "bfloat16"]
 Read = Callable[[Encoder, Tensor], Tensor]
 
 
@@ -56,7 +57,7 @@ class Likelihood:
     Args:
         bundle: the model.
         device: where to run.
-        precision: auto is bfloat16 on CUDA and float32 elsewhere.
+        precision: of the encoder; auto is bfloat16 on CUDA and float32 elsewhere. Heads answer in float32.
         max_length: residues that are read at once; None reads all, however many.
         batch_tokens: tokens read at once; results do not depend on it. Default 2,048 on a CPU, 65,536 on CUDA.
         part: which of a METRO model's two readers is asked: main, auxiliary, or, with auto, the one that has learnt to
@@ -71,7 +72,7 @@ class Likelihood:
         bundle: Bundle,
         *,
         device: torch.device | str = "cpu",
-        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        precision: FloatPrecision = "auto",
         max_length: int | None = 1022,
         batch_tokens: int | None = None,
         part: Part = "auto",
@@ -170,8 +171,7 @@ class Likelihood:
         return encoder, partial(self._log_probabilities, encoder, head)
 
     def _log_probabilities(self, encoder: Encoder, head: VocabularyHead, h_PD: Tensor) -> Tensor:
-        logits_PV = head(h_PD, encoder.embedding.weight).float()
-        return logits_PV.log_softmax(-1)[:, self._columns]
+        return head(h_PD, encoder.embedding.weight).log_softmax(-1)[:, self._columns]
 
     def _unmasked(self, sequences: Sequence[bytes], places: Sequence[Sequence[int]] | None) -> list[_Piece]:
         wanted = _all(sequences) if places is None else places
@@ -249,7 +249,8 @@ class Likelihood:
         with self._autocast:
             single = len(at) == len(chunk) and all(len(piece.places) == 1 for piece in chunk)
             h_PD = encoder(packed.to(self.device), at_P) if single else encoder(packed.to(self.device))[at_P]
-            return head(h_PD).float().cpu()
+        # bfloat16 has steps of 1/16 between logits of 8 and 16, and scores are differences of these
+        return head(h_PD.float()).cpu()
 
 
 def _all(sequences: Sequence[bytes]) -> list[range]:

@@ -21,6 +21,7 @@ from biometro.alphabet.protein import STANDARD
 from biometro.data.variants import Change, write
 from biometro.errors import UserError
 
+_MANY = 10**15  # variants; nobody asks for more, and beyond they are not counted
 _SPAN = re.compile(r"(-?\d+)(?:-(-?\d+))?")
 _CODES = np.full(256, -1, dtype=np.int64)
 _CODES[list(STANDARD.encode())] = np.arange(len(STANDARD))
@@ -51,17 +52,17 @@ class Space:
         """(L,) int64 wild-type residues, -1 for what is no standard residue."""
         return encode(self.wildtype)
 
-    def size(self, limit: int = 10**15) -> int:
-        """How many variants there are, or `limit` where there are more.
+    def size(self) -> int:
+        """How many variants there are, or 10^15 where there are more.
 
         Those with m mutations are the elementary symmetric polynomial of degree m of the numbers of residues that
         each place allows.
         """
-        counts = [1] + [0] * self.most
+        counts = np.zeros(self.most + 1, np.int64)
+        counts[0] = 1
         for choices in self.allowed[self.free].sum(1).tolist():
-            for m in range(self.most, 0, -1):
-                counts[m] = min(limit, counts[m] + choices * counts[m - 1])
-        return min(limit, sum(counts[self.least :]))
+            counts[1:] = np.minimum(_MANY, counts[1:] + choices * counts[:-1])  # below 2^63: at most 20 times as many
+        return min(_MANY, sum(counts[self.least :].tolist()))
 
     def names(self, variant: bytes) -> str:
         """The mutations of a variant, as in `A24G:K30R`."""

@@ -35,17 +35,18 @@ Shape letters: L residues of the wild type, A letters, N variants, P places.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from biometro.data.changes import Change, apply
 from biometro.data.variants import Variant
 from biometro.errors import UserError
 from biometro.inference.likelihood import Likelihood
 
 _FEWEST = 10  # variants over which ranks are compared
-_BLOCK = 256  # sequences whose likelihoods are asked for at once
+_BLOCK = 1 << 18  # letters of sequences whose likelihoods are asked for at once: 20 MB of answers
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,23 @@ def methods_of(likelihood: Likelihood) -> list[str]:
     able = ["masked", "pll"]
     if "vocabulary" in likelihood.bundle.modules:
         able += ["mutant", "pll_fast", "clm" if likelihood.has_restorer else "wildtype"]
-    if likelihood.has_detector:
+    if likelihood.has_detector and likelihood.part != "main":  # the auxiliary's probabilities are half of the ratio
         able.append("rtd")
     return [name for name in METHODS if name in able]
+
+
+def chosen(names: Sequence[str], likelihood: Likelihood) -> list[str]:
+    """Names of methods, each once, with what two of them stand for: `auto` for clm of METRO models and masked of
+    others, `all` for every method that this model can be asked for, but pll, which costs L passes a variant."""
+    found: list[str] = []
+    for name in names:
+        if name == "auto":
+            found.append("clm" if likelihood.has_restorer else "masked")
+        elif name == "all":
+            found += [method for method in methods_of(likelihood) if method != "pll"]
+        else:
+            found.append(name)
+    return list(dict.fromkeys(found))
 
 
 class Scorer:
@@ -98,7 +113,7 @@ class Scorer:
             raise UserError("the wild type has no residue")
         self._columns = {letter: column for column, letter in enumerate(likelihood.letters)}
         self._tables: dict[str, np.ndarray] = {}  # rows are NaN until they are asked for
-        self._sums: dict[tuple[str, bytes], float] = {}
+        self._sums: dict[tuple[str, tuple[Change, ...]], float] = {}
 
     def table(self, method: str, places: Sequence[int] | None = None) -> np.ndarray:
         """(P, A) float64 of single substitutions at the places (default: all): 0 for the wild type's own letter, NaN
@@ -137,7 +152,7 @@ class Scorer:
             row = dict(zip(places, self.table(method, places), strict=True))
             return np.array([sum(row[i][self._columns[a]] for i, a in _sites(v)) for v in variants], dtype=np.float64)
         if method in ("pll", "pll_fast"):
-            return self._likelihoods(method, [v.apply(self.wildtype).encode() for v in variants])
+            return self._likelihoods(method, variants)
         return self._mutants(variants) if method == "mutant" else self._ratios(variants)
 
     def cost(self, method: str, variants: Sequence[Variant]) -> int:
@@ -196,49 +211,65 @@ class Scorer:
 
     def _mutants(self, variants: Sequence[Variant]) -> np.ndarray:
         """Of every variant one pass, told at its substitutions."""
-        sites = [list(_sites(variant)) for variant in variants]
-        sequences = [variant.apply(self.wildtype).encode() for variant in variants]
-        tables = self.likelihood.seen(sequences, [[place for place, _ in some] for some in sites])
-        scores = np.zeros(len(variants))
-        for number, (some, table_PA) in enumerate(zip(sites, tables, strict=True)):
-            for row, (place, letter) in zip(table_PA, some, strict=True):
-                scores[number] += float(row[self._columns[letter]]) - float(row[self._columns[self.wildtype[place]]])
-        return scores
+        scores: list[float] = []
+        for block in self._blocks([variant.changes for variant in variants]):
+            tables = self.likelihood.seen([self._applied(changes) for changes in block], _starts(block))
+            for changes, table_PA in zip(block, tables, strict=True):
+                rows = zip(table_PA.astype(np.float64), changes, strict=True)
+                scores.append(sum(row_A[self._columns[c.letters]] - row_A[self._own(c)] for row_A, c in rows))
+        return np.array(scores, dtype=np.float64)
 
     def _ratios(self, variants: Sequence[Variant]) -> np.ndarray:
-        if not self.likelihood.has_detector:
-            raise UserError("rtd needs a detector of replaced residues; models pretrained with METRO have one")
-        sites = [list(_sites(variant)) for variant in variants]
-        places = sorted({place for some in sites for place, _ in some})
+        if not self.likelihood.has_detector or self.likelihood.part == "main":
+            raise UserError(
+                "rtd needs a detector of replaced residues and the auxiliary that proposed them; models pretrained "
+                "with METRO have both, where `part` is not main"
+            )
+        places = sorted({place for variant in variants for place, _ in _sites(variant)})
         proposed = self.likelihood.masked([self._letters], [places])[0].astype(np.float64)
         proposed /= float(self.likelihood.bundle.recipe.get("metro", {}).get("temperature", 1.0))  # as it was sampled
-        own = self.likelihood.detected([self._letters], [places])[0]
-        row = {place: number for number, place in enumerate(places)}
-        sequences = [variant.apply(self.wildtype).encode() for variant in variants]
-        found = self.likelihood.detected(sequences, [[place for place, _ in some] for some in sites])
-        scores = np.zeros(len(variants))
-        for number, (some, logits) in enumerate(zip(sites, found, strict=True)):
-            for (place, letter), logit in zip(some, logits.tolist(), strict=True):
-                q_A = proposed[row[place]]
-                gained = q_A[self._columns[letter]] - q_A[self._columns[self.wildtype[place]]]
-                scores[number] += gained - (logit - float(own[row[place]]))
-        return scores
+        own = self.likelihood.detected([self._letters], [places])[0].astype(np.float64)
+        number = {place: row for row, place in enumerate(places)}
+        scores: list[float] = []
+        for block in self._blocks([variant.changes for variant in variants]):
+            found = self.likelihood.detected([self._applied(changes) for changes in block], _starts(block))
+            for changes, logit_P in zip(block, found, strict=True):
+                score = 0.0
+                for change, logit in zip(changes, logit_P.tolist(), strict=True):
+                    row = number[change.start]
+                    gained = proposed[row, self._columns[change.letters]] - proposed[row, self._own(change)]
+                    score += gained - (logit - own[row])
+                scores.append(score)
+        return np.array(scores, dtype=np.float64)
 
-    def _likelihoods(self, method: str, sequences: Sequence[bytes]) -> np.ndarray:
+    def _likelihoods(self, method: str, variants: Sequence[Variant]) -> np.ndarray:
         """Sums over residues, minus the wild type's; what comes twice is read once."""
-        wanted = [s for s in dict.fromkeys([self._letters, *sequences]) if (method, s) not in self._sums]
+        wanted = dict.fromkeys([(), *(variant.changes for variant in variants)])
         ask = self.likelihood.masked if method == "pll" else self.likelihood.seen
-        for start in range(0, len(wanted), _BLOCK):
-            block = wanted[start : start + _BLOCK]
-            places = [[i for i, letter in enumerate(s.decode()) if letter in self._columns] for s in block]
-            for sequence, some, table_PA in zip(block, places, ask(block, places), strict=True):
+        for block in self._blocks([changes for changes in wanted if (method, changes) not in self._sums]):
+            sequences = [self._applied(changes) for changes in block]
+            places = [[i for i, letter in enumerate(s.decode()) if letter in self._columns] for s in sequences]
+            for changes, sequence, some, table_PA in zip(block, sequences, places, ask(sequences, places), strict=True):
                 columns = [self._columns[chr(sequence[place])] for place in some]
                 logp_P = table_PA[np.arange(len(some)), columns].astype(np.float64)
                 if method == "pll_fast" and not self.likelihood.has_restorer:
                     logp_P = _unseen(logp_P, len(self._columns))
-                self._sums[method, sequence] = float(logp_P.sum())
-        own = self._sums[method, self._letters]
-        return np.array([self._sums[method, sequence] - own for sequence in sequences])
+                self._sums[method, changes] = float(logp_P.sum())
+        own = self._sums[method, ()]
+        return np.array([self._sums[method, variant.changes] - own for variant in variants])
+
+    def _blocks(self, every: Sequence[tuple[Change, ...]]) -> Iterator[Sequence[tuple[Change, ...]]]:
+        """So many at a time that their sequences, and what is said of them, take little memory."""
+        step = max(1, _BLOCK // len(self.wildtype))
+        for start in range(0, len(every), step):
+            yield every[start : start + step]
+
+    def _applied(self, changes: Sequence[Change]) -> bytes:
+        return apply(changes, self.wildtype).encode()
+
+    def _own(self, change: Change) -> int:
+        """The column of the residue that a substitution replaces."""
+        return self._columns[self.wildtype[change.start]]
 
 
 def average(scores: Sequence[np.ndarray]) -> np.ndarray:
@@ -255,6 +286,10 @@ def _unseen(logu_P: np.ndarray, letters: int) -> np.ndarray:
 
 def _sites(variant: Variant) -> list[tuple[int, str]]:
     return [(change.start, change.letters) for change in variant.changes]
+
+
+def _starts(block: Sequence[tuple[Change, ...]]) -> list[list[int]]:
+    return [[change.start for change in changes] for changes in block]
 
 
 def _place(variant: Variant) -> str:

@@ -22,7 +22,7 @@ from biometro.device import pick_device
 from biometro.errors import UserError
 from biometro.evaluation.variant_report import Scored, write_variant_report
 from biometro.inference.likelihood import Likelihood, Part
-from biometro.inference.variants import METHODS, Scorer, average, methods_of
+from biometro.inference.variants import METHODS, Scorer, average, chosen
 from biometro.model.load import load
 
 _CHUNK = 4096  # rows written at once
@@ -121,9 +121,8 @@ def score(
         _compare(scored, measured)
     if path is not None:
         with table_writer(path, []) as put:
-            rows = scored.rows()
-            for start in range(0, len(rows), _CHUNK):
-                put(rows[start : start + _CHUNK])
+            for start in range(0, len(found), _CHUNK):
+                put(scored.rows(start, start + _CHUNK))
     if page is not None:
         facts = {"model": model, "wild type": f"{name or 'letters'}, {len(letters):,} residues"}
         write_variant_report(page, scored, facts | {f"dropped ({r})": f"{n:,}" for r, n in account.dropped.items()})
@@ -133,21 +132,14 @@ def score(
 
 def _methods(method: str | list[str], likelihood: Likelihood) -> list[str]:
     """The methods to run, `average` last. Raises UserError for one that there is not, or that would average one."""
-    able = methods_of(likelihood)
     asked = [method] if isinstance(method, str) else list(method)
-    wanted: list[str] = []
     for name in asked:
-        if name == "auto":
-            wanted.append("clm" if likelihood.has_restorer else "masked")
-        elif name == "all":
-            wanted += [known for known in able if known != "pll"]
-        elif name in METHODS:
-            wanted.append(name)
-        else:
+        if name not in (*METHODS, "auto", "all"):
             raise UserError(f"there is no method {name!r}; choose from {', '.join(METHODS)}, auto, all")
+    wanted = chosen(asked, likelihood)
     if wanted == ["average"]:
-        wanted = [*(known for known in able if known != "pll"), "average"]
-    others = [name for name in dict.fromkeys(wanted) if name != "average"]
+        wanted = chosen(["all", "average"], likelihood)
+    others = [name for name in wanted if name != "average"]
     if not others:
         raise UserError("method names nothing to score by")
     return [*others, "average"] if "average" in wanted else others
