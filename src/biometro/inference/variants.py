@@ -28,7 +28,7 @@ pll_fast for a masked language model: BERT's corruption leaves as many chosen le
 one of A letters at random (10 %), so that, where a letter is seen, it has u = p (A + 1) / (p A + 1), with p its
 probability given the rest. Hence p = u / (A + 1 - A u). The main model of METRO is trained (clm_positions: masked) at
 places whose letters the auxiliary drew without knowing the original: the letter seen there tells nothing, and u is
-taken as it is.
+taken as it is; its auxiliary (part: auxiliary) is taken for a masked language model.
 
 Shape letters: L residues of the wild type, A letters, N variants, P places.
 """
@@ -44,7 +44,8 @@ from biometro.data.variants import Variant
 from biometro.errors import UserError
 from biometro.inference.likelihood import Likelihood
 
-_FEWEST = 10  # variants over which ranks are compared
+FEWEST = 10
+"""Variants over which ranks are compared, at least."""
 _BLOCK = 256  # sequences whose likelihoods are asked for at once
 
 
@@ -72,11 +73,12 @@ METHODS = {
 
 
 def methods_of(likelihood: Likelihood) -> list[str]:
-    """The methods that a model can be asked for, `average` left out. `wildtype` of a METRO model is `clm`."""
+    """The methods that a model can be asked for, `average` left out. `wildtype` of a METRO model is `clm`, unless its
+    auxiliary is asked. `rtd` asks both parts, so there is none where `part` is main."""
     able = ["masked", "pll"]
-    if "vocabulary" in likelihood.bundle.modules:
-        able += ["mutant", "pll_fast", "clm" if likelihood.has_restorer else "wildtype"]
-    if likelihood.has_detector:
+    if likelihood.part == "auxiliary" or "vocabulary" in likelihood.bundle.modules:
+        able += ["mutant", "pll_fast", "clm" if _restores(likelihood) else "wildtype"]
+    if likelihood.has_detector and likelihood.part != "main":
         able.append("rtd")
     return [name for name in METHODS if name in able]
 
@@ -116,6 +118,8 @@ class Scorer:
                 raise UserError(
                     "clm asks the head with which a METRO model restores; this model has none: use wildtype"
                 )
+            if method == "clm" and not _restores(self.likelihood):
+                raise UserError("clm asks the main model, and part is auxiliary; leave part out, or use wildtype")
             ask = self.likelihood.masked if method == "masked" else self.likelihood.seen
             logp_PA = ask([self._letters], [missing])[0].astype(np.float64)
             own_P = logp_PA[np.arange(len(missing)), [self._columns[self.wildtype[i]] for i in missing]]
@@ -173,7 +177,7 @@ class Scorer:
             affordable = self.cost(exact, [variants[i] for i in order[:middle]]) <= budget
             low, high = (middle, high) if affordable else (low, middle - 1)
         chosen = order[:low]
-        if len(chosen) < _FEWEST:
+        if len(chosen) < FEWEST:
             return None
         found_N = self.score(exact, [variants[i] for i in chosen])
         if np.ptp(found_N) == 0 or np.ptp(score_N[chosen]) == 0:
@@ -208,6 +212,8 @@ class Scorer:
     def _ratios(self, variants: Sequence[Variant]) -> np.ndarray:
         if not self.likelihood.has_detector:
             raise UserError("rtd needs a detector of replaced residues; models pretrained with METRO have one")
+        if self.likelihood.part == "main":
+            raise UserError("rtd asks the auxiliary too, and part is main; leave part out")
         sites = [list(_sites(variant)) for variant in variants]
         places = sorted({place for some in sites for place, _ in some})
         proposed = self.likelihood.masked([self._letters], [places])[0].astype(np.float64)
@@ -234,7 +240,7 @@ class Scorer:
             for sequence, some, table_PA in zip(block, places, ask(block, places), strict=True):
                 columns = [self._columns[chr(sequence[place])] for place in some]
                 logp_P = table_PA[np.arange(len(some)), columns].astype(np.float64)
-                if method == "pll_fast" and not self.likelihood.has_restorer:
+                if method == "pll_fast" and not _restores(self.likelihood):
                     logp_P = _unseen(logp_P, len(self._columns))
                 self._sums[method, sequence] = float(logp_P.sum())
         own = self._sums[method, self._letters]
@@ -246,6 +252,11 @@ def average(scores: Sequence[np.ndarray]) -> np.ndarray:
     from scipy.stats import rankdata
 
     return np.mean([rankdata(score_N) / len(score_N) for score_N in scores], axis=0)
+
+
+def _restores(likelihood: Likelihood) -> bool:
+    """Whether letters that are seen are read by the main model of METRO, and not as a masked language model does."""
+    return likelihood.has_restorer and likelihood.part != "auxiliary"
 
 
 def _unseen(logu_P: np.ndarray, letters: int) -> np.ndarray:
