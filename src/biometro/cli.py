@@ -117,7 +117,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any]]:
     except (TypeError, ValueError, AttributeError) as error:  # what a malformed YAML file makes of the parser
         raise UserError(f"the options cannot be read ({' '.join(str(error).split())})") from error
     options.pop("config", None)
-    if options.get("out", "") is None:
+    if options.get("out", "not asked for") in (None, ""):
         raise UserError("say where to write: --out")
     return parsed.subcommand, options
 

@@ -394,7 +394,7 @@ def test_sequences_of_a_fasta_file(tmp_path: Path) -> None:
     strange = "MX" + WILD  # what the wild type has may stay, and not come in elsewhere
     path = write_file(tmp_path / "z.fasta", f">a\nMXA{WILD[1:]}\n>b\nMXX{WILD[1:]}\n")
     assert names(read_variants(path, strange, VariantOptions(bad="drop"))) == ["a"]
-    with pytest.raises(UserError, match="where and fields go by the columns of a table"):
+    with pytest.raises(UserError, match="is no table, so that it has no column a"):
         read_variants(path, WILD, VariantOptions(where={"a": "b"}))
 
 

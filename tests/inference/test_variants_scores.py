@@ -185,7 +185,7 @@ def test_sequences_are_made_in_blocks(monkeypatch: pytest.MonkeyPatch, method: s
 def test_the_ratio_needs_the_auxiliary() -> None:
     likelihood = Likelihood(metro_bundle(), part="main")
     assert "rtd" not in methods_of(likelihood)
-    with pytest.raises(UserError, match="`part` is not main"):
+    with pytest.raises(UserError, match="part is main; leave part out"):
         Scorer(likelihood, WILD).score("rtd", VARIANTS)
 
 

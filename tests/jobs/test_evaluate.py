@@ -22,10 +22,13 @@ from biometro.data.corpus import Corpus
 from biometro.errors import UserError
 from biometro.evaluation import probes, tasks
 from biometro.evaluation.overlap import Trained, training_of
+from biometro.evaluation.protocol import Subject
+from biometro.inference.embed import Embedder
 from biometro.jobs.evaluate import Evaluated
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import Encoder, EncoderConfig
 from conftest import esm2_folder
+from fuzz.readers import a_protbert_folder
 from model.test_huggingface import a_chemberta_folder
 
 
@@ -248,6 +251,13 @@ def test_wrong_data_and_wrong_files_are_errors(data: Path, models: list[Path], t
         run(tmp_path, models[:1], ["family"], data=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="there is no such model"):
         run(tmp_path, [tmp_path / "nothing"], ["family"])
+    with pytest.raises(UserError, match=r"no model folder: it has no config.json \(did you mean .*model\?"):
+        run(tmp_path, [models[1].parent], ["family"])
+    with pytest.raises(UserError, match="is no model; name its folder"):
+        run(tmp_path, [other], ["family"])
+    nothing = own(data, "nothing", kind="regression", metric="rmse", labels={"column": "length"}, data=[])
+    with pytest.raises(UserError, match=r"nothing\.yaml: data names no file"):
+        run(tmp_path, models[:1], [str(nothing)])
     with pytest.raises(UserError, match="resamples must be at least"):
         run(tmp_path, models[:1], ["family"], resamples=10)
 
@@ -266,6 +276,38 @@ def test_a_model_that_a_task_is_not_for_has_a_dash_and_a_reason(data: Path, mode
     assert any("text was not examined" in line for line in lines)
     ranks = {row["model"]: row["tasks"] for row in found.results["standings"]}
     assert ranks == {"esm2": 1, "text": 0}
+
+
+def test_a_model_with_few_positions_is_read_in_windows_of_as_many(data: Path, tmp_path: Path) -> None:
+    """An antibody model, say, that has learnt positions for 150 residues: it is examined, and not refused."""
+    few = tmp_path / "few"
+    few.mkdir()
+    a_protbert_folder(few)
+    bundle = biometro.load(few)
+    assert bundle.longest is not None and bundle.longest < 1022
+    subject = Subject("few", str(few), bundle, "few", torch.device("cpu"))
+    letters = b"MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEK" * 2
+    assert len(letters) > bundle.longest
+    expected = Embedder(bundle, pooling="mean", long="window", max_length=bundle.longest)
+    (vector,) = subject.features("mean").of([letters])
+    np.testing.assert_allclose(vector, expected.embed([bundle.alphabet.encode(letters)])[0], atol=1e-6)
+
+
+def test_one_model_by_two_paths_is_examined_once(models: list[Path], tmp_path: Path) -> None:
+    roundabout = models[0].parent / "." / ".." / models[0].parent.name / models[0].name
+    found = biometro.evaluate(
+        [str(models[0]), str(models[1]), str(roundabout)], str(tmp_path / "out"), ["family"], resamples=100
+    )
+    assert list(found.results["models"]) == ["esm2", "ours"]
+
+
+def test_a_digest_in_capitals_is_the_same(data: Path, models: list[Path], tmp_path: Path) -> None:
+    digest = own(data, "digest", kind="regression", metric="rmse", labels={"column": "length"})
+    said = yaml.safe_load(digest.read_text())
+    file = hashlib.sha256((data / said["data"]).read_bytes()).hexdigest()
+    digest.write_text(yaml.safe_dump(said | {"sha256": file.upper()}))
+    task = tasks.find([str(digest)])[0]
+    assert task.digest(task.locate(data))[1] == [file]
 
 
 def test_too_few_resamples_for_a_clear_difference_are_said(models: list[Path], tmp_path: Path) -> None:

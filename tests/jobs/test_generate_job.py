@@ -116,6 +116,8 @@ def test_what_is_wrong_is_said(esm2: Path, metro: Path, tmp_path: Path, capsys: 
         "only 3 may change": ["--wildtype=MKT", "--mutations=4"],
         "leaves no residue": ["--wildtype=MKT", "--mutations=1", "--exclude=ACDEFGHIKLMNPQRSTVWY"],
         "the wild type itself": ["--wildtype=MKT", "--identity=1.0"],
+        "there is no folder": ["--wildtype=MKT", "--mutations=1", f"--out={tmp_path / 'no' / 'x.fasta'}"],
+        "make it first": ["--wildtype=MKT", "--mutations=1", f"--report={tmp_path / 'no' / 'x.html'}"],
         "must end in .html": ["--wildtype=MKT", "--mutations=1", "--report=page.txt"],
         "count is 0": ["--wildtype=MKT", "--mutations=1", "--count=0"],
         "pretrained with METRO": ["--wildtype=MKT", "--mutations=1", "--sampling.method=proposals"],
@@ -128,5 +130,5 @@ def test_what_is_wrong_is_said(esm2: Path, metro: Path, tmp_path: Path, capsys: 
         told = capsys.readouterr().err
         assert message in told and told.count("\n") == 1
     assert not out.exists()
-    with pytest.raises(UserError, match="or, for FASTA"):
+    with pytest.raises(UserError, match=r"one of \.csv, \.tsv, \.parquet, \.fasta"):
         biometro.generate(str(metro), WILDTYPE, out=str(tmp_path / "x.txt"), mutations=1)

@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 import biometro
 from biometro import cli
 from biometro.data.variants import VariantOptions
+from biometro.errors import UserError
 from biometro.inference.likelihood import Likelihood
 from biometro.inference.variants import Scorer
 from conftest import metro_bundle
@@ -95,6 +96,16 @@ def test_insertions_by_likelihood_to_parquet(metro: Path, tmp_path: Path) -> Non
         (["--data=A4G", "--out=scores.xlsx"], "must end in one of .csv"),
         (["--wildtype=MKT*", "--data=M1A"], "MKT*"),
         (["--data=A4G", "--measured=fitness"], "fitness"),
+        (["--data=A4G", "--out="], "say where to write"),
+        (["--data=A4G", "--out=nowhere/x.csv"], "there is no folder nowhere; make it first"),
+        (["--data=A4G", "--report=x.txt"], "must end in .html"),
+        (["--data=A4G", "--report="], "must end in .html"),
+        (["--data=A4G", "--report=nowhere/x.html"], "there is no folder nowhere; make it first"),
+        (["--data=A4G", "--part=auxiliary", "--method=clm"], "clm asks the main model, and part is auxiliary"),
+        (["--data=A4G", "--part=main", "--method=rtd"], "rtd asks the auxiliary too, and part is main"),
+        (["--wildtype=", "--data=A4G"], "the wild type is empty"),
+        (["--wildtype=mktay", "--data=A4G"], "letters of a wild type are capitals"),
+        (["--wildtype=XX"], "no standard residue"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -112,6 +123,54 @@ def test_a_table_is_not_replaced_while_it_is_read(metro: Path, table: Path, caps
     options = [f"--model={metro}", f"--wildtype={WILD}", f"--data={table}", f"--out={table}", "--variants.first=24"]
     assert cli.main(["score", *options]) == 1
     assert "one of the inputs" in capsys.readouterr().err and table.read_bytes() == before
+
+
+def test_an_output_that_a_pattern_of_inputs_fits_is_not_replaced(
+    metro: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = table.read_bytes()
+    given = [f"--model={metro}", f"--wildtype={WILD}", f"--data={tmp_path / '*.csv'}", f"--out={table}"]
+    assert cli.main(["score", *given, "--variants.first=24"]) == 1
+    assert "one of the inputs" in capsys.readouterr().err and table.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["variant", "mutations", "masked"])
+def test_a_column_that_would_be_lost_is_refused(metro: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"mutant,{name}\nA4G,1\nK2R,2\n")
+    with pytest.raises(UserError, match=f"{name}: the column that comes along has the name of one that is written"):
+        biometro.score(str(metro), WILD, str(path), method="masked", measured=name)
+
+
+def test_what_is_not_compared_is_said_with_the_reason(
+    metro: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("mutant,s\nA4G,1\nK2R,1\nA4V,1\n")
+    given = [f"--model={metro}", f"--wildtype={WILD}", f"--data={path}", f"--out={tmp_path / 'x.csv'}"]
+    assert cli.main(["score", *given, "--method=[masked,clm]", "--measured=s"]) == 0
+    said = capsys.readouterr().err
+    assert "not compared (3 variants are too few, it takes 10)" in said and "ask for both" not in said
+    assert "not compared with what was measured (fewer than three variants, or all alike)" in said
+    given[2] = "--data=[A4del, K2R]"
+    assert cli.main(["score", *given, "--method=pll_fast", "--check=0"]) == 0
+    assert "2 variants are too few" in capsys.readouterr().err
+
+
+def test_the_auxiliary_alone_is_asked_as_a_masked_language_model(metro: Path, tmp_path: Path) -> None:
+    """The letters that it sees are read alike whether or not the main model has a head that restores."""
+    texts = ["A4G", "K2R:Y5F", "S17A"]
+    whole = biometro.score(str(metro), WILD, texts, method="all", part="auxiliary")
+    assert [*whole.scores] == ["wildtype", "masked", "mutant", "pll_fast", "rtd"]
+    assert [*biometro.score(str(metro), WILD, texts, method="all", part="main").scores] == [
+        "masked", "mutant", "pll_fast", "clm"
+    ]  # fmt: skip
+    assert [*biometro.score(str(metro), WILD, texts, part="auxiliary").scores] == ["masked"]
+    bundle = biometro.load(metro)
+    del bundle.modules["vocabulary"]
+    bundle.save(tmp_path / "cut")
+    cut = biometro.score(str(tmp_path / "cut"), WILD, texts, method="pll_fast", part="auxiliary")
+    np.testing.assert_allclose(whole.scores["pll_fast"], cut.scores["pll_fast"], atol=1e-6)
 
 
 def test_bad_variants_are_dropped_and_listed_where_asked(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import glob
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,36 @@ from biometro.files import new_file
 Rows = list[dict[str, Any]]
 
 
-def check_table(path: Path) -> None:
-    """Raises UserError unless the name ends as a table's that can be written."""
-    if path.suffix not in _WRITERS:
-        raise UserError(f"{path}: the output's name must end in one of {', '.join(_WRITERS)}")
+def check_table(path: Path, others: Sequence[str] = ()) -> None:
+    """Raises UserError unless the name ends as a table's (or in one of `others`), in a folder that is there."""
+    if path.suffix not in (*_WRITERS, *others):
+        raise UserError(f"{path}: the output's name must end in one of {', '.join((*_WRITERS, *others))}")
+    check_place(path)
+
+
+def check_page(page: Path, beside: Path | None) -> None:
+    """Raises UserError unless a report can be written there: .html, and not the other output."""
+    if page.suffix != ".html" or page == beside:
+        raise UserError(f"{page}: the report's name must end in .html")
+    check_place(page)
+
+
+def check_place(path: Path) -> None:
+    """Raises UserError where a file cannot be put: said before the work, which may take hours, and not after it."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the output a file's name")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.parent}; make it first, or choose another")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path}: nothing can be written in the folder {path.parent}; choose another")
 
 
 def check_no_input(path: Path, names: Iterable[str]) -> None:
     """Raises UserError where the output is one of the inputs, which it would replace while they are read."""
     for name in names if path.exists() else ():
-        if os.path.exists(name) and path.samefile(name):  # noqa: PTH110 (Path.exists raises on a long name)
-            raise UserError(f"{path}: is one of the inputs, and would be replaced; choose another name for out")
+        for found in (name, *glob.glob(name)):  # noqa: PTH207 (Path.glob refuses absolute patterns)
+            if os.path.exists(found) and path.samefile(found):  # noqa: PTH110 (Path.exists raises on a long name)
+                raise UserError(f"{path}: is one of the inputs, and would be replaced; choose another name")
 
 
 @contextmanager

@@ -137,7 +137,7 @@ def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> l
     Raises UserError for a name that stands for nothing or whose format cannot be told.
     """
     names = [data] if isinstance(data, str) else list(data)
-    if not names:
+    if not names or not all(name.strip() for name in names):
         raise UserError("no input was given; name at least one file, URL or example:families")
     sources = []
     for name in names:

@@ -127,6 +127,10 @@ def read_wildtype(data: str) -> tuple[str, str]:
 
     Raises UserError for anything else, and for letters that are no residues.
     """
+    if not data.strip():
+        raise UserError("the wild type is empty; give its letters, or a FASTA file of one record")
+    if data.isascii() and data.isalpha() and not data.isupper() and not _is_file(data):
+        raise UserError(f"{data:.{_SHOWN}}: there is no such file, and letters of a wild type are capitals")
     sources = expand(data)
     if any(source.format not in ("fasta", "text") for source in sources):
         raise UserError(f"{data}: a wild type is a FASTA file of one record, or plain letters")
@@ -233,6 +237,8 @@ def read_variants(
         own.source = number
         if name == "singles":
             every = singles(wildtype, first=options.first)
+            if not every:
+                raise UserError("the wild type has no standard residue, so there is no variant of one substitution")
             own.read, own.kept = own.read + len(every), own.kept + len(every)
             found += every
             continue
@@ -351,7 +357,8 @@ def _stem(name: str) -> str:
 def _records(name: str, options: VariantOptions) -> Iterator[_Given]:
     for source in _sources(name, options):
         if source.format not in _TABLES and (options.where or options.fields):
-            raise UserError(f"{source.name}: where and fields go by the columns of a table, and this is none")
+            asked = ", ".join([*(options.where or {}), *options.fields])
+            raise UserError(f"{source.name}: is no table, so that it has no column {asked}")
         if source.format == "text":
             yield from _lines(source)
         elif source.format in _TABLES:

@@ -25,6 +25,8 @@ from biometro.inference.likelihood import FloatPrecision
 from biometro.model.bundle import Bundle
 
 RESAMPLES = 1000
+WINDOW = 1022
+"""Residues that are read at once."""
 
 
 class NotAtHandError(UserError):
@@ -65,12 +67,15 @@ class Subject:
     """Tokens read at once; vectors do not depend on it."""
 
     def features(self, pooling: Pooling) -> Features:
-        """The store of this model's vectors; sequences beyond 1,022 residues are read in windows."""
+        """The store of this model's vectors; sequences beyond 1,022 residues, or as many as the model has positions
+        for, are read in windows."""
+        longest = self.bundle.longest
+        window = WINDOW if longest is None else min(WINDOW, longest)
 
         def embedder() -> Embedder:
             return Embedder(
-                self.bundle, pooling=pooling, long="window", precision=self.precision, device=self.device,
-                batch_tokens=self.batch_tokens,
+                self.bundle, pooling=pooling, long="window", max_length=window, precision=self.precision,
+                device=self.device, batch_tokens=self.batch_tokens,
             )  # fmt: skip
 
         return Features(embedder, f"{self.fingerprint} {pooling} window {self.precision} {self.device.type}")

@@ -123,7 +123,7 @@ class TaskFile:
         """
         found = [_sha256(place) for place in places]
         for place, own, wanted in zip(places, found, self.head.digests or found, strict=True):
-            if own != wanted:
+            if own != wanted.strip().lower():
                 raise UserError(
                     f"{place}: is not the file that {self.path.name} is about (sha256 {own[:16]}..., expected "
                     f"{wanted[:16]}...); get it again{f' from {self.head.url}' if self.head.url else ''}"
@@ -163,8 +163,10 @@ def read_task(path: Path, suite: str = "") -> TaskFile:
         if key not in own | theirs:
             raise UserError(f"{where}: there is no key {str(key)!r}{strict.nearest(str(key), sorted(own | theirs))}")
     head = strict.build(TaskHead, {key: value for key, value in found.items() if key in own}, where)
-    if not head.files or (head.digests is not None and len(head.digests) != len(head.files)):
-        raise UserError(f"{where}: data names {len(head.files)} files and sha256 {len(head.digests or [])}")
+    if not head.files or not all(head.files):
+        raise UserError(f"{where}: data names no file")
+    if head.digests is not None and len(head.digests) != len(head.files):
+        raise UserError(f"{where}: data names {len(head.files)} files and sha256 {len(head.digests)}")
     labels = found.get("labels")
     if isinstance(labels, Mapping) and labels.get("file") is not None:
         raise UserError(f"{where}: labels.file is not for task files, whose data have a sha256; put labels into data")

@@ -28,7 +28,7 @@ pll_fast for a masked language model: BERT's corruption leaves as many chosen le
 one of A letters at random (10 %), so that, where a letter is seen, it has u = p (A + 1) / (p A + 1), with p its
 probability given the rest. Hence p = u / (A + 1 - A u). The main model of METRO is trained (clm_positions: masked) at
 places whose letters the auxiliary drew without knowing the original: the letter seen there tells nothing, and u is
-taken as it is.
+taken as it is; its auxiliary (part: auxiliary) is taken for a masked language model.
 
 Shape letters: L residues of the wild type, A letters, N variants, P places.
 """
@@ -45,7 +45,8 @@ from biometro.data.variants import Variant
 from biometro.errors import UserError
 from biometro.inference.likelihood import Likelihood
 
-_FEWEST = 10  # variants over which ranks are compared
+FEWEST = 10
+"""Variants over which ranks are compared, at least."""
 _BLOCK = 1 << 18  # letters of sequences whose likelihoods are asked for at once: 20 MB of answers
 
 
@@ -73,10 +74,11 @@ METHODS = {
 
 
 def methods_of(likelihood: Likelihood) -> list[str]:
-    """The methods that a model can be asked for, `average` left out. `wildtype` of a METRO model is `clm`."""
+    """The methods that a model can be asked for, `average` left out. `wildtype` of a METRO model is `clm`, unless its
+    auxiliary is asked. `rtd` asks both parts, so there is none where `part` is main."""
     able = ["masked", "pll"]
-    if "vocabulary" in likelihood.bundle.modules:
-        able += ["mutant", "pll_fast", "clm" if likelihood.has_restorer else "wildtype"]
+    if likelihood.part == "auxiliary" or "vocabulary" in likelihood.bundle.modules:
+        able += ["mutant", "pll_fast", "clm" if _restores(likelihood) else "wildtype"]
     if likelihood.has_detector and likelihood.part != "main":  # the auxiliary's probabilities are half of the ratio
         able.append("rtd")
     return [name for name in METHODS if name in able]
@@ -88,7 +90,7 @@ def chosen(names: Sequence[str], likelihood: Likelihood) -> list[str]:
     found: list[str] = []
     for name in names:
         if name == "auto":
-            found.append("clm" if likelihood.has_restorer else "masked")
+            found.append("clm" if _restores(likelihood) else "masked")
         elif name == "all":
             found += [method for method in methods_of(likelihood) if method != "pll"]
         else:
@@ -131,6 +133,8 @@ class Scorer:
                 raise UserError(
                     "clm asks the head with which a METRO model restores; this model has none: use wildtype"
                 )
+            if method == "clm" and not _restores(self.likelihood):
+                raise UserError("clm asks the main model, and part is auxiliary; leave part out, or use wildtype")
             ask = self.likelihood.masked if method == "masked" else self.likelihood.seen
             logp_PA = ask([self._letters], [missing])[0].astype(np.float64)
             own_P = logp_PA[np.arange(len(missing)), [self._columns[self.wildtype[i]] for i in missing]]
@@ -188,7 +192,7 @@ class Scorer:
             affordable = self.cost(exact, [variants[i] for i in order[:middle]]) <= budget
             low, high = (middle, high) if affordable else (low, middle - 1)
         chosen = order[:low]
-        if len(chosen) < _FEWEST:
+        if len(chosen) < FEWEST:
             return None
         found_N = self.score(exact, [variants[i] for i in chosen])
         if np.ptp(found_N) == 0 or np.ptp(score_N[chosen]) == 0:
@@ -220,11 +224,10 @@ class Scorer:
         return np.array(scores, dtype=np.float64)
 
     def _ratios(self, variants: Sequence[Variant]) -> np.ndarray:
-        if not self.likelihood.has_detector or self.likelihood.part == "main":
-            raise UserError(
-                "rtd needs a detector of replaced residues and the auxiliary that proposed them; models pretrained "
-                "with METRO have both, where `part` is not main"
-            )
+        if not self.likelihood.has_detector:
+            raise UserError("rtd needs a detector of replaced residues; models pretrained with METRO have one")
+        if self.likelihood.part == "main":
+            raise UserError("rtd asks the auxiliary too, and part is main; leave part out")
         places = sorted({place for variant in variants for place, _ in _sites(variant)})
         proposed = self.likelihood.masked([self._letters], [places])[0].astype(np.float64)
         proposed /= float(self.likelihood.bundle.recipe.get("metro", {}).get("temperature", 1.0))  # as it was sampled
@@ -252,7 +255,7 @@ class Scorer:
             for changes, sequence, some, table_PA in zip(block, sequences, places, ask(sequences, places), strict=True):
                 columns = [self._columns[chr(sequence[place])] for place in some]
                 logp_P = table_PA[np.arange(len(some)), columns].astype(np.float64)
-                if method == "pll_fast" and not self.likelihood.has_restorer:
+                if method == "pll_fast" and not _restores(self.likelihood):
                     logp_P = _unseen(logp_P, len(self._columns))
                 self._sums[method, changes] = float(logp_P.sum())
         own = self._sums[method, ()]
@@ -277,6 +280,11 @@ def average(scores: Sequence[np.ndarray]) -> np.ndarray:
     from scipy.stats import rankdata
 
     return np.mean([rankdata(score_N) / len(score_N) for score_N in scores], axis=0)
+
+
+def _restores(likelihood: Likelihood) -> bool:
+    """Whether letters that are seen are read by the main model of METRO, and not as a masked language model does."""
+    return likelihood.has_restorer and likelihood.part != "auxiliary"
 
 
 def _unseen(logu_P: np.ndarray, letters: int) -> np.ndarray:

@@ -55,10 +55,11 @@ def evaluate(
     batch_tokens: int | None = None,
     report: bool = True,
 ) -> Evaluated:
-    """Examine any number of models by the same tasks; the same command goes on, and another model adds to the table.
+    """Examine any number of models by the same tasks; the same command goes on where it stopped.
 
     Leaves in the folder `out`: results.json, table.md, report.html, and parts/ with what was computed, which is not
-    computed again as long as model, data and options are the same. Beside every model stand baselines that know letters
+    computed again as long as model, data and options are the same: with a model or task more, only that is computed.
+    The table holds what the last command names. Beside every model stand baselines that know letters
     and alignments only. A model that a task is not for has a dash there, and below the table why.
 
     Args:
@@ -138,7 +139,10 @@ def evaluate(
 
 def _candidates(paths: Sequence[str]) -> list[Candidate]:
     """Models by name: the folder's, or that of the run it is in; by path where two have one name."""
-    paths = list(dict.fromkeys(paths))
+    once: dict[Path, str] = {}
+    for text in paths:
+        once.setdefault(Path(text).resolve(), text)
+    paths = list(once.values())
     if not paths:
         raise UserError("no model was named")
     names = []

@@ -18,7 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from biometro.data.alignment import read_alignment
 from biometro.data.intake import Account, clean
-from biometro.data.rows import Rows, check_no_input, check_table, table_writer
+from biometro.data.rows import Rows, check_no_input, check_page, check_table, table_writer
 from biometro.data.sources import ReadOptions, expand
 from biometro.data.variants import read_wildtype
 from biometro.device import pick_device
@@ -104,10 +104,10 @@ def generate(
     wild type that cannot be read, and options that no variant fits.
     """
     path, page = (None if name is None else Path(name) for name in (out, report))
-    if path is not None and path.suffix not in _FASTA:
-        _check_out(path)
-    if page is not None and (page.suffix != ".html" or page == path):
-        raise UserError(f"{page}: the report's name must end in .html")
+    if path is not None:
+        check_table(path, _FASTA)
+    if page is not None:
+        check_page(page, path)
     name, text = read_wildtype(wildtype)
     letters, name = text.encode(), name or "the given sequence"
     for output in filter(None, (path, page)):
@@ -136,7 +136,7 @@ def generate(
     rows = _rows(groups[0], space)
     if path is not None:
         _write(path, rows)
-        console.print(f"{len(rows):,} variants -> {path}", highlight=False)
+        console.print(f"{len(rows):,} variants -> {path}", highlight=False, soft_wrap=True)
     if page is not None:
         facts = _facts(model, name, space, sampling, made, seed)
         conservation = None if family is None else family.conservation()
@@ -144,20 +144,14 @@ def generate(
             page, title=f"Variants of {name}", facts=facts, space=space, groups=groups, found=found, note=made.note,
             conservation=conservation,
         )  # fmt: skip
+        console.print(f"report -> {page}", highlight=False, soft_wrap=True)
     if made.note:
-        console.print(made.note, markup=False, highlight=False)
+        console.print(made.note, markup=False, highlight=False, soft_wrap=True)
     return Variants(rows, found, path, made.note)
 
 
 def _list(names: str | list[str] | None) -> list[str]:
     return [] if names is None else [names] if isinstance(names, str) else names
-
-
-def _check_out(path: Path) -> None:
-    try:
-        check_table(path)
-    except UserError as error:
-        raise UserError(f"{error}, or, for FASTA, {', '.join(_FASTA)}") from error
 
 
 def _sequences(names: Sequence[str]) -> list[bytes]:

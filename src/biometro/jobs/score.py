@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from biometro.data.intake import Account
-from biometro.data.rows import check_no_input, check_table, table_writer
+from biometro.data.rows import check_no_input, check_page, check_table, table_writer
 from biometro.data.variants import Variant, VariantOptions, read_variants, read_wildtype
 from biometro.device import pick_device
 from biometro.errors import UserError
 from biometro.evaluation.variant_report import Scored, write_variant_report
 from biometro.inference.likelihood import Likelihood, Part
-from biometro.inference.variants import METHODS, Scorer, average, chosen
+from biometro.inference.variants import FEWEST, METHODS, Scorer, average, chosen
 from biometro.model.load import load
 
 _CHUNK = 4096  # rows written at once
@@ -78,7 +78,10 @@ def score(
     page = None if report is None else Path(report)
     if path is not None:
         check_table(path)
-        check_no_input(path, [wildtype, *([data] if isinstance(data, str) else data)])
+    if page is not None:
+        check_page(page, path)
+    for output in filter(None, (path, page)):
+        check_no_input(output, [wildtype, *([data] if isinstance(data, str) else data)])
     if check < 0:
         raise UserError(f"check is {check}; it must be at least 0")
     name, letters = read_wildtype(wildtype)
@@ -99,9 +102,11 @@ def score(
     )  # fmt: skip
     scorer = Scorer(likelihood, letters)
     scored = Scored(name, letters, likelihood.letters, options.first, found, options.fields, out=path)
+    methods = _methods(method, likelihood)
+    _check_fields(options.fields, methods)
     covered = 2 * len({change.start for variant in found for change in variant.changes}) > len(letters)
     with bar:
-        for wanted in _methods(method, likelihood):
+        for wanted in methods:
             if wanted == "average":
                 scored.scores[wanted] = average(list(scored.scores.values()))
                 continue
@@ -145,8 +150,26 @@ def _methods(method: str | list[str], likelihood: Likelihood) -> list[str]:
     return [*others, "average"] if "average" in wanted else others
 
 
+def _check_fields(fields: list[str], methods: list[str]) -> None:
+    """Raises UserError for a column of the input that has the name of one that is written: one would be lost."""
+    for name in fields:
+        if name in ("variant", "mutations", *methods):
+            raise UserError(
+                f"{name}: the column that comes along has the name of one that is written; give it another name"
+            )
+
+
 def _comparable(variants: Sequence[Variant], exact: str) -> bool:
     return METHODS[exact].indels or all(variant.substitutions for variant in variants)
+
+
+def _uncompared(scored: Scored, exact: str) -> str:
+    """Why an approximation was not compared."""
+    if len(scored.variants) < FEWEST:
+        return f"{len(scored.variants):,} variants are too few, it takes {FEWEST}"
+    if not _comparable(scored.variants, exact):
+        return f"{exact} scores substitutions only"
+    return "all variants score alike" if exact in scored.scores else "ask for both, or raise check"
 
 
 def _with_measured(options: VariantOptions, measured: str | None) -> VariantOptions:
@@ -185,9 +208,12 @@ def _tell(scored: Scored, account: Account, console: Console, page: Path | None)
             rho, count = scored.agreement[method]
             text += f"; an approximation of {exact}, rank agreement {rho:.3f} over {count:,} variants"
         elif exact:
-            text += f"; an approximation of {exact}, not compared (ask for both, or raise check)"
+            text += f"; an approximation of {exact}, not compared ({_uncompared(scored, exact)})"
         if method in scored.measured:
-            text += f"; Spearman with what was measured {scored.measured[method][0]:.3f}"
+            rho, count = scored.measured[method]
+            text += f"; Spearman with what was measured {rho:.3f} over {count:,} variants"
+        elif scored.measured_N is not None:
+            text += "; not compared with what was measured (fewer than three variants, or all alike)"
         console.print(text, highlight=False, soft_wrap=True)
     for reason, count in account.dropped.items():
         console.print(

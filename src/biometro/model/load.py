@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from biometro.errors import UserError
 from biometro.files import sha256_of
@@ -27,15 +28,7 @@ def load(model: str | Path, base: str | Path | None = None) -> Bundle:
     path = Path(model)
     if path.is_file() and path.suffix == ".pt":
         return esm2.from_fair_esm(path).eval()
-    try:
-        config = read_json(inside(path, "config.json"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        hint = f" (did you mean {path / 'model'}?)" if (path / "model" / "config.json").exists() else ""
-        raise UserError(f"{path} is no model folder: it has no config.json{hint}") from error
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path / 'config.json'}: cannot be read ({error})") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path / 'config.json'}: is not a model configuration")
+    config = _configuration(path)
     if config.get("model_type") == "esm":
         return esm2.from_huggingface(path, config).eval()
     if "model_type" in config:
@@ -45,6 +38,20 @@ def load(model: str | Path, base: str | Path | None = None) -> Bundle:
     if named is None:
         return from_folder(path, config).eval()
     return from_folder(path, config, merged(load(_find_base(path, named, base)))).eval()
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """What config.json says. Raises UserError where there is none, or none of a model."""
+    try:
+        config = read_json(inside(path, "config.json"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        hint = f" (did you mean {path / 'model'}?)" if (path / "model" / "config.json").exists() else ""
+        raise UserError(f"{path} is no model folder: it has no config.json{hint}") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path / 'config.json'}: cannot be read ({error})") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path / 'config.json'}: is not a model configuration")
+    return config
 
 
 def _find_base(path: Path, named: BaseModel, base: str | Path | None) -> Path:
@@ -89,17 +96,22 @@ def merged(bundle: Bundle) -> Bundle:
 
 
 def fingerprint(model: str | Path) -> str:
-    """Hex digest of a model's weights and configuration as they lie on the disk, and of its tokenizer if it has one."""
+    """Hex digest of a model's weights and configuration as they lie on the disk, and of its tokenizer if it has one.
+
+    Raises UserError where the path is no model's.
+    """
     path = Path(model)
     if not path.exists():
         raise UserError(f"{path}: there is no such model")
     if path.is_file():
+        if path.suffix != ".pt":
+            raise UserError(f"{path}: is no model; name its folder, or a fair-esm checkpoint (.pt)")
         files = [path]
     else:
+        config = _configuration(path)
         names = sorted(file.name for file in path.glob("*.safetensors"))
         files = [inside(path, name) for name in ("config.json", *names)]
-        config = read_json(files[0])
-        if isinstance(config, dict) and config.get("model_type", "esm") != "esm":
+        if config.get("model_type", "esm") != "esm":
             files = _all_files(path)
         if (path / "encoder").is_dir():
             files += _all_files(path / "encoder")
