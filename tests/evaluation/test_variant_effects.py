@@ -148,12 +148,32 @@ def test_without_mmseqs_all_but_the_alignment_is_done(monkeypatch: pytest.Monkey
     assert made.facts["site-independent"] == "not run: MMseqs2 is not installed"
 
 
+def test_an_empty_cell_is_no_published_figure(tables: Path) -> None:
+    (tables / "published.csv").write_text("DMS ID,ESM2 (8M)\nONE_GYM,\n")
+    task = read_task(tables / "task.yaml")
+    made: Any = task.read(task.locate(None))
+    assert made.assays[0].published == {}
+
+
+def test_variants_without_a_score_are_counted() -> None:
+    one = assay("a", WILD, "growth", 0)
+    longer = [*one.variants, parse("K2del", WILD)]
+    made = VariantsExam([replace(one, variants=longer, measured=np.append(one.measured, 0.0))], resamples=100)
+    found = made.baselines()
+    assert found["BLOSUM62"].note == ""
+    assert found["hydrophobicity"].note == "1 variants that it has no score for are left out"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (("wild.csv", f"one,{WILD}", f"one,{OTHER}"), r"variants\.csv, line \d+: M1. of assay one: residue 1"),
         (("wild.csv", "one,", "uno,"), "assay 'one' has no wild type"),
-        (("variants.csv", f",{WILD[0]}1A,A{WILD[1:]},0", f",{WILD[0]}1A,A{WILD[1:]},high"), "'high' in column 'score'"),
+        (
+            ("variants.csv", f",{WILD[0]}1A,A{WILD[1:]},0", f",{WILD[0]}1A,A{WILD[1:]},high"),
+            "column 'score': 'high' is no number",
+        ),
+        (("published.csv", "0.25", "much"), r"ONE_GYM, column 'ESM2 \(8M\)': 'much' is no number"),
         (("variants.csv", f",{WILD[0]}1A,A{WILD[1:]},0", f",{WILD[0]}1A,C{WILD[1:]},0"), "another than its text says"),
         (("task.yaml", "most: 30", "most: 3"), "most is 3"),
         (("task.yaml", "most: 30", "methods: [maskd]"), "there is no 'maskd'"),

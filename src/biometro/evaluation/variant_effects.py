@@ -238,11 +238,13 @@ class VariantsExam:
         rho: list[float] = []
         rho_S: list[np.ndarray] = []
         details: dict[str, Any] = {}
+        unscored = 0
         for number, assay in enumerate(self.assays):
             began = time.perf_counter()
             score_N = np.asarray(scores(assay), dtype=np.float64)
             seconds += time.perf_counter() - began
             both = np.isfinite(score_N)
+            unscored += int((~both).sum())
             truth, told = assay.measured[both, None], score_N[both, None]
             value = metrics.measure("regression", truth, told, ["score"])["spearman"] if both.any() else math.nan
             drawn_S = np.full(self.resamples, np.nan)
@@ -258,6 +260,8 @@ class VariantsExam:
                 "value": value, "interval": metrics.interval(drawn_S), "beside": dict(assay.published),
                 "facts": {"variants": len(assay.variants), "function": assay.function},
             }  # fmt: skip
+        if unscored:
+            note += f"{'; ' * bool(note)}{unscored:,} variants that it has no score for are left out"
         figures, replicates_S = self._benchmark(np.array(rho), np.stack(rho_S))
         return Score(figures, replicates_S, seconds, {"parts": details}, note)
 
@@ -349,11 +353,22 @@ def _wildtypes(places: Mapping[str, str], config: VariantsConfig) -> dict[str, t
 def _published(places: Mapping[str, str], config: VariantsConfig) -> dict[str, dict[str, float]]:
     if config.published is None:
         return {}
-    rows = _table(_place(places, config.published, "published"), config.published_assay, config.show)
+    place = _place(places, config.published, "published")
+    rows = _table(place, config.published_assay, config.show)
     return {
-        assay: {name: float(cell) for name, cell in zip(config.show, cells, strict=True) if cell is not None}
+        assay: {
+            name: _number(cell, f"{place}: {assay}, column {name!r}")
+            for name, cell in zip(config.show, cells, strict=True) if cell is not None and cell != ""
+        }
         for assay, cells in rows
-    }
+    }  # fmt: skip
+
+
+def _number(cell: Any, where: str) -> float:
+    try:
+        return float(cell)
+    except ValueError as error:
+        raise UserError(f"{where}: {cell!r} is no number") from error
 
 
 _Row = tuple[str, str | None, float, str]  # text, sequence, measured, where
@@ -389,10 +404,8 @@ def _read(file: str, config: VariantsConfig) -> Iterator[tuple[str, _Row]]:
         cells = [record.raw.decode(), *record.fields]
         sequence = cells.pop(0) if beside else None
         text, measured = str(cells[0] or "").strip(), cells[1]
-        try:
-            value = math.nan if measured is None or measured == "" else float(measured)
-        except ValueError as error:
-            raise UserError(f"{record.where}: {measured!r} in column {config.score!r} is no number") from error
+        known = measured is not None and measured != ""
+        value = _number(measured, f"{record.where}, column {config.score!r}") if known else math.nan
         if text and math.isfinite(value):
             yield "" if config.assay is None else str(cells[2]), (text, sequence, value, record.where)
 
