@@ -52,7 +52,7 @@ def test_shipped_tasks_can_be_read_and_say_whose_they_are() -> None:
         ({"split": {"by": ["random", "homology"]}}, "several ways"),
         ({"title": None}, "'title' is missing"),
         ({"sha256": ["a", "b"]}, "data names 1 files and sha256 2"),
-        ({"data": []}, "data names 0 files"),
+        ({"data": []}, "data names no file"),
         ({"labels": {"task": "regression"}}, "leave labels.task out"),
         ({"labels": {"file": "x.csv"}}, "labels.file is not for task files"),
         ({"labels": ["label"]}, "labels must map keys to values"),
