@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from biometro.data.intake import Account
-from biometro.data.rows import check_no_input, check_page, check_table, table_writer
+from biometro.data.rows import Rows, check_no_input, check_page, check_table, table_writer
 from biometro.data.variants import Variant, VariantOptions, read_variants, read_wildtype
 from biometro.device import pick_device
 from biometro.errors import UserError
@@ -24,8 +24,6 @@ from biometro.evaluation.variant_report import Scored, write_variant_report
 from biometro.inference.likelihood import Likelihood, Part
 from biometro.inference.variants import FEWEST, METHODS, Scorer, average, methods_of
 from biometro.model.load import load
-
-_CHUNK = 4096  # rows written at once
 
 
 def score(
@@ -126,9 +124,7 @@ def score(
         _compare(scored, measured)
     if path is not None:
         with table_writer(path, []) as put:
-            rows = scored.rows()
-            for start in range(0, len(rows), _CHUNK):
-                put(rows[start : start + _CHUNK])
+            put(_of_one_type(scored.rows(), scored.fields))  # at once: a column may be empty for thousands of rows
     if page is not None:
         facts = {"model": model, "wild type": f"{name or 'letters'}, {len(letters):,} residues"}
         write_variant_report(page, scored, facts | {f"dropped ({r})": f"{n:,}" for r, n in account.dropped.items()})
@@ -167,6 +163,16 @@ def _check_fields(fields: list[str], methods: list[str]) -> None:
             )
 
 
+def _of_one_type(rows: Rows, fields: list[str]) -> Rows:
+    """Rows whose cells that came along have one type in each column, as Parquet wants; text where files disagree."""
+    for name in fields:
+        kinds = {type(row[name]) for row in rows if row[name] is not None}
+        if len(kinds) > 1 and not kinds <= {int, float}:
+            for row in rows:
+                row[name] = None if row[name] is None else str(row[name])
+    return rows
+
+
 def _comparable(variants: Sequence[Variant], exact: str) -> bool:
     return METHODS[exact].indels or all(variant.substitutions for variant in variants)
 
@@ -174,7 +180,7 @@ def _comparable(variants: Sequence[Variant], exact: str) -> bool:
 def _uncompared(scored: Scored, exact: str) -> str:
     """Why an approximation was not compared."""
     if len(scored.variants) < FEWEST:
-        return f"{len(scored.variants):,} variants are too few, it takes {FEWEST}"
+        return f"fewer than {FEWEST} variants"
     if not _comparable(scored.variants, exact):
         return f"{exact} scores substitutions only"
     return "all variants score alike" if exact in scored.scores else "ask for both, or raise check"
