@@ -181,3 +181,16 @@ def test_files_are_found(tmp_path: Path) -> None:
         find_structures([f"{tmp_path}/c*.pdb"])
     with pytest.raises(UserError, match=r"missing\.pdb"):
         read_structure(str(tmp_path / "missing.pdb"))
+
+
+@pytest.mark.parametrize("wrong", ["  xx.104", "        ", "   1.x04", "   1,104"])
+def test_a_coordinate_that_is_no_number_is_not_taken_for_zero(tmp_path: Path, wrong: str) -> None:
+    lines = [
+        f"ATOM      {i}  CB  ALA A   {i}    {3.8 * i:8.3f}   0.000   0.000  1.00  0.00           C" for i in (1, 2)
+    ]
+    path = tmp_path / "a.pdb"
+    path.write_text("\n".join(lines) + "\n")
+    assert len(read_structure(str(path)).letters) == 2
+    path.write_text("\n".join([lines[0], lines[1][:30] + wrong + lines[1][38:]]) + "\n")
+    with pytest.raises(UserError, match=r"a\.pdb, line 2: .* in columns 31 to 38 is no coordinate"):
+        read_structure(str(path))

@@ -144,7 +144,7 @@ def test_a_folder_has_a_table_for_each_assay(tmp_path: Path) -> None:
 def test_without_mmseqs_all_but_the_alignment_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("biometro.evaluation.variant_effects.installed", lambda: False)
     made = VariantsExam([assay("a", WILD, "growth", 0)], resamples=100, search="proteins.fasta")
-    assert list(made.baselines()) == ["BLOSUM62", "hydrophobicity", "composition"]
+    assert list(made.baselines()) == ["BLOSUM62", "hydrophobicity", "volume", "composition"]
     assert made.facts["site-independent"] == "not run: MMseqs2 is not installed"
 
 
@@ -178,6 +178,7 @@ def test_variants_without_a_score_are_counted() -> None:
         (("task.yaml", "most: 30", "most: 3"), "most is 3"),
         (("task.yaml", "most: 30", "methods: [maskd]"), "there is no 'maskd'"),
         (("task.yaml", "most: 30", "only: [three]"), "no usable assay three"),
+        (("task.yaml", "most: 30", "methods: [average]"), "nothing that average could be the mean of"),
         (("task.yaml", "wildtypes: wild.csv", "wildtypes: tame.csv"), "tame.csv is not among the data"),
         (("task.yaml", "metric: spearman", "metric: accuracy"), "its metric is spearman"),
         (("task.yaml", "benchmark: gym", "benchmrk: gym"), "benchmark"),
@@ -219,3 +220,12 @@ def test_variants_of_one_wild_type_with_several_changes(subject: Subject) -> Non
     found = VariantsExam([one], ["masked"], resamples=100).model(subject, lambda text: None)
     scores = Scorer(Likelihood(subject.bundle), WILD).score("masked", variants)
     assert found["masked"].figures["spearman"] == pytest.approx(spearmanr(scores, np.arange(10.0)).statistic)
+
+
+def test_an_assay_that_is_of_no_use_is_said_with_the_reason(tmp_path: Path) -> None:
+    rows = [f"one,{variant.name},1" for variant in singles(WILD)[:25]]
+    (tmp_path / "variants.csv").write_text("\n".join(["assay,mutant,score", *rows]) + "\n")
+    (tmp_path / "wild.csv").write_text(f"assay,wildtype\none,{WILD}\n")
+    config = VariantsConfig(wildtypes="wild.csv", sequence_column=None)
+    with pytest.raises(UserError, match=r"no usable assay at all \(1 x assay of too few variants, or all alike\)"):
+        read("variants", [str(tmp_path / "variants.csv"), str(tmp_path / "wild.csv")], config, "spearman")

@@ -258,6 +258,8 @@ def test_wrong_data_and_wrong_files_are_errors(data: Path, models: list[Path], t
     nothing = own(data, "nothing", kind="regression", metric="rmse", labels={"column": "length"}, data=[])
     with pytest.raises(UserError, match=r"nothing\.yaml: data names no file"):
         run(tmp_path, models[:1], [str(nothing)])
+    with pytest.raises(UserError, match="batch_tokens is 0"):
+        run(tmp_path, models[:1], ["family"], batch_tokens=0)
     with pytest.raises(UserError, match="resamples must be at least"):
         run(tmp_path, models[:1], ["family"], resamples=10)
 

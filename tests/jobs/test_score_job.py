@@ -6,13 +6,14 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy.stats import spearmanr
 
 import biometro
 from biometro import cli
-from biometro.data.variants import VariantOptions
+from biometro.data.variants import VariantOptions, singles
 from biometro.errors import UserError
 from biometro.inference.likelihood import Likelihood
 from biometro.inference.variants import Scorer
@@ -150,11 +151,11 @@ def test_what_is_not_compared_is_said_with_the_reason(
     given = [f"--model={metro}", f"--wildtype={WILD}", f"--data={path}", f"--out={tmp_path / 'x.csv'}"]
     assert cli.main(["score", *given, "--method=[masked,clm]", "--measured=s"]) == 0
     said = capsys.readouterr().err
-    assert "not compared (3 variants are too few, it takes 10)" in said and "ask for both" not in said
+    assert "not compared (fewer than 10 variants)" in said and "ask for both" not in said
     assert "not compared with what was measured (fewer than three variants, or all alike)" in said
     given[2] = "--data=[A4del, K2R]"
     assert cli.main(["score", *given, "--method=pll_fast", "--check=0"]) == 0
-    assert "2 variants are too few" in capsys.readouterr().err
+    assert "fewer than 10 variants" in capsys.readouterr().err
 
 
 def test_the_auxiliary_alone_is_asked_as_a_masked_language_model(metro: Path, tmp_path: Path) -> None:
@@ -178,3 +179,19 @@ def test_bad_variants_are_dropped_and_listed_where_asked(
 ) -> None:
     scored = biometro.score(str(metro), WILD, ["A4G", "A5G", "K2R"], variants=VariantOptions(bad="drop"))
     assert [variant.name for variant in scored.variants] == ["A4G", "K2R"]
+
+
+def test_columns_of_several_types_and_late_values_reach_parquet(metro: Path, tmp_path: Path) -> None:
+    """A column that is empty for thousands of rows, and one that is numbers in one file and text in another."""
+    texts = [variant.name for variant in singles(WILD)] * 14
+    late = [None] * 4500 + [1.5] * (len(texts) - 4500)
+    assert len(texts) > 4500
+    pq.write_table(pa.table({"mutant": texts, "s": late}), tmp_path / "late.parquet")
+    out = tmp_path / "out.parquet"
+    biometro.score(str(metro), WILD, str(tmp_path / "late.parquet"), str(out), measured="s", check=0)
+    assert pq.read_table(out)["s"].to_pylist() == late
+    pq.write_table(pa.table({"mutant": ["K2A"], "s": [1.0]}), tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text("mutant,s\nK2R,2\n")
+    both = [str(tmp_path / "a.parquet"), str(tmp_path / "b.csv")]
+    scored = biometro.score(str(metro), WILD, both, str(out), measured="s")
+    assert pq.read_table(out)["s"].to_pylist() == ["1.0", "2"] and scored.measured_N.tolist() == [1.0, 2.0]

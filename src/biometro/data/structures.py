@@ -115,7 +115,9 @@ def _parse(path: str) -> Any:
     data = _read(path).translate(_ASCII)  # a name cut from the middle of a letter could not be shown
     try:
         if path.lower().removesuffix(".gz").endswith((".pdb", ".ent")):
-            return gemmi.read_pdb_string(data)
+            structure = gemmi.read_pdb_string(data)
+            _check_coordinates(data, path)
+            return structure
         document = gemmi.cif.read_string(data)
         block = next((block for block in document if block.find_values("_atom_site.id")), None)
         if block is None:
@@ -123,6 +125,20 @@ def _parse(path: str) -> Any:
         return gemmi.make_structure_from_block(block)
     except (ValueError, RuntimeError, IndexError, OverflowError, TypeError) as error:
         raise UserError(f"{path}: cannot be read as a structure ({short(error)})") from error
+
+
+def _check_coordinates(data: bytes, path: str) -> None:
+    """Raises UserError where an atom of a PDB file has a coordinate that is no number: gemmi takes it for 0."""
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line[:6].upper() in (b"ATOM  ", b"HETATM"):
+            for start in (30, 38, 46):
+                try:
+                    float(line[start : start + 8])
+                except ValueError as error:
+                    said = line[start : start + 8].decode("ascii", "replace").strip()
+                    raise UserError(
+                        f"{path}, line {number}: {said!r} in columns {start + 1} to {start + 8} is no coordinate"
+                    ) from error
 
 
 def _read(path: str) -> bytes:

@@ -99,6 +99,8 @@ class VariantsConfig:
         for name in self.methods:
             if name not in METHODS and name not in ("auto", "all"):
                 raise UserError(f"methods: there is no {name!r}; choose from {', '.join(METHODS)}, auto, all")
+        if {*self.methods} <= {"average"}:
+            raise UserError("methods names nothing that average could be the mean of; name other methods, or all")
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def read(
         assays.append(Assay(name, letters, protein, function, variants, measured_N, published.get(known_as, {})))
     missing = [name for name in config.only or [] if name not in {assay.name for assay in assays}]
     if missing or not assays:
-        raise UserError(f"{data[0]}: no usable assay {', '.join(missing) or 'at all'}")
+        told = "; ".join(f"{count:,} x {reason}" for reason, count in dropped.items())
+        raise UserError(f"{data[0]}: no usable assay {', '.join(missing) or 'at all'}{f' ({told})' if told else ''}")
     search = None if config.search is None else _place(places, config.search, "search")
     return VariantsExam(assays, config.methods, seed, resamples, search, dropped)
 

@@ -97,6 +97,8 @@ def write_variant_report(out: Path, scored: Scored, facts: Mapping[str, str]) ->
                 look="whole",
             )
         )  # fmt: skip
+    if len(scored.wildtype) > _MOST_SINGLES:
+        parts.append(f"<p>No heat map: it is drawn up to {_MOST_SINGLES:,} residues. The table has all scores.</p>")
     parts.append(f"<section>{_pictures(scored, main)}</section>")
     title = f"Variants of {scored.name or 'a protein'}"
     write_file(out, frame(title, "\n".join(part for part in parts if part), GRID + STYLE))

@@ -84,6 +84,8 @@ def evaluate(
     """
     if resamples < _FEWEST or not 0 <= seed < 2**32:
         raise UserError(f"resamples must be at least {_FEWEST}, seed between 0 and {2**32 - 1}")
+    if batch_tokens is not None and batch_tokens < 1:
+        raise UserError(f"batch_tokens is {batch_tokens}; it must be at least 1")
     chosen = find([tasks] if isinstance(tasks, str) else tasks)
     folder = data or os.environ.get("BIOMETRO_DATA")
     if folder is not None and not Path(folder).is_dir():

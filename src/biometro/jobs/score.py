@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -100,6 +101,7 @@ def score(
         load(model), device=pick_device(device), precision=precision, batch_tokens=batch_tokens, part=part,
         max_length=max_length if long == "window" else None, say=lambda n: bar.advance(bar.tasks[-1].id, n),
     )  # fmt: skip
+    found = _of_one_type(found, len(options.fields))
     scorer = Scorer(likelihood, letters)
     scored = Scored(name, letters, likelihood.letters, options.first, found, options.fields, out=path)
     methods = _methods(method, likelihood)
@@ -159,6 +161,22 @@ def _check_fields(fields: list[str], methods: list[str]) -> None:
             )
 
 
+def _of_one_type(variants: list[Variant], fields: int) -> list[Variant]:
+    """Variants whose cells have one type in each column, as Parquet wants it; text where files disagree."""
+    mixed = set()
+    for number in range(fields):
+        kinds = {type(variant.fields[number]) for variant in variants} - {type(None)}
+        if len(kinds) > 1 and not kinds <= {int, float}:
+            mixed.add(number)
+    if not mixed:
+        return variants
+
+    def texts(cells: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(str(c) if n in mixed and c is not None else c for n, c in enumerate(cells))
+
+    return [replace(variant, fields=texts(variant.fields)) for variant in variants]
+
+
 def _comparable(variants: Sequence[Variant], exact: str) -> bool:
     return METHODS[exact].indels or all(variant.substitutions for variant in variants)
 
@@ -166,7 +184,7 @@ def _comparable(variants: Sequence[Variant], exact: str) -> bool:
 def _uncompared(scored: Scored, exact: str) -> str:
     """Why an approximation was not compared."""
     if len(scored.variants) < FEWEST:
-        return f"{len(scored.variants):,} variants are too few, it takes {FEWEST}"
+        return f"fewer than {FEWEST} variants"
     if not _comparable(scored.variants, exact):
         return f"{exact} scores substitutions only"
     return "all variants score alike" if exact in scored.scores else "ask for both, or raise check"
