@@ -179,8 +179,8 @@ class VariantsExam:
         if any(len(variant.changes) > 1 for assay in self.assays for variant in assay.variants):
             found["few mutations"] = self._scored(
                 lambda assay: -np.array([len(variant.changes) for variant in assay.variants], dtype=np.float64),
-                note="minus the number of changes: what sums over mutations are worth by their length alone; of assays with "
-                "several mutations only",
+                note="minus the number of changes: what sums over mutations are worth by their length alone; of assays "
+                "with several mutations only",
             )
         if self.search is not None and installed():
             relatives = self._alignments(self.search)

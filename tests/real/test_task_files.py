@@ -20,9 +20,7 @@ def test_data_are_those_of_the_task_files(real_data: Path) -> None:
     assert len({task.digest(task.locate(real_data))[0] for task in found}) == len(found)
 
 
-@pytest.mark.parametrize(
-    "name", ["conservation", "localisation", "secondary_structure", "signal_peptide", "solubility"]
-)
+@pytest.mark.parametrize("name", ["localisation", "secondary_structure", "signal_peptide", "solubility"])
 def test_published_sides_can_be_read(name: str, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "installed", lambda: False)
     (task,) = tasks.find([name])
