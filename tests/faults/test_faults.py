@@ -19,9 +19,18 @@ def ground() -> Iterator[Ground]:
     made.close()
 
 
+LONG = {
+    "a rank that stands still",
+    "kill -9 of a rank on one of two nodes",
+    "kill -9 of a rank, restarted by torchrun",
+    "SIGUSR1 to one of two ranks, then one goes on alone",
+}
+assert set(FAULTS) >= LONG
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in FAULTS])
 def test_fault(ground: Ground, tmp_path: Path, name: str) -> None:
     seed = time.time_ns()
     print(f"seed {seed}")

@@ -108,6 +108,7 @@ def test_two_workers_give_the_bytes_of_one_process(
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([one.name, two.name])
 
 
+@pytest.mark.long
 def test_parts_are_taken_up_by_whoever_goes_on(
     connection: None, small_chunks: None, keep_parts: pytest.MonkeyPatch, model: str, fasta: Path, tmp_path: Path
 ) -> None:
@@ -150,6 +151,7 @@ def test_killed_workers_are_replaced(
     np.testing.assert_array_equal(vectors.read(out).matrix, expected.matrix)
 
 
+@pytest.mark.long
 def test_mistakes_read_as_in_one_process(
     connection: None, small_chunks: None, model: str, fasta: Path, tmp_path: Path, capfd: Any
 ) -> None:
@@ -215,7 +217,7 @@ def test_a_missing_extra_is_named(model: str, tmp_path: Path, monkeypatch: pytes
         biometro.embed(model, ["MKTA"], str(tmp_path / "v.npz"), workers=2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stopped_command_leaves_no_process_and_goes_on(model: str, fasta: Path, tmp_path: Path) -> None:
     """As a shell starts it, with a cluster of its own, in a session of its own by which its processes are known."""
     out, many = tmp_path / "v.parquet", tmp_path / "many.fasta"

@@ -10,7 +10,7 @@ import pytest
 from biometro import cli
 from conftest import esm2_folder
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.timeout(400)]
 
 
 def test_resistance_genes_by_homology_and_at_random(

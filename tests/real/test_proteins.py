@@ -64,7 +64,7 @@ def test_fasta_of_the_same_sequences_gives_the_same_corpus(proteins: Path, tmp_p
     assert one.digest == two.digest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("objective", ["mlm", "metro"])
 def test_two_hundred_steps_beat_the_unigram_entropy(corpus: Corpus, tmp_path: Path, objective: str) -> None:
     from biometro.cli import main

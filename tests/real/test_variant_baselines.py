@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from biometro.data.alignment import align
 from biometro.evaluation import substitution
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.long]
 
 
 def substitutions(wildtype: str, sequence: str) -> Any:
