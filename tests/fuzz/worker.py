@@ -90,7 +90,7 @@ def _misbehave(path: Path) -> None:
     if what == b"crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if what == b"memory":
-        bytearray(2 * MEMORY_BYTES)
+        bytearray(MEMORY_BYTES + (64 << 20))
     while what == b"loop":
         pass
 
