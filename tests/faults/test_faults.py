@@ -24,6 +24,11 @@ LONG = {
     "kill -9 of a rank on one of two nodes",
     "kill -9 of a rank, restarted by torchrun",
     "SIGUSR1 to one of two ranks, then one goes on alone",
+    "SIGTERM during a save",
+    "disk full during an embedding file",
+    "corpus changed under a run",
+    "permission taken away in mid-run",
+    "two runs in one folder",
 }
 assert set(FAULTS) >= LONG
 
