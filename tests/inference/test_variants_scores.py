@@ -16,7 +16,7 @@ from biometro.alphabet.protein import STANDARD
 from biometro.data.variants import parse, singles
 from biometro.errors import UserError
 from biometro.inference.likelihood import Likelihood
-from biometro.inference.variants import METHODS, Scorer, average, methods_of
+from biometro.inference.variants import METHODS, Scorer, average, methods_of, rank_correlation
 from conftest import esm2_folder, metro_bundle, packed_of
 
 WILD = "MKTAYIAKQRQISFVKSH"
@@ -201,6 +201,15 @@ def test_agreement_is_spearman_with_the_exact_method_within_its_budget(folder: P
     assert some is not None and 10 <= some[1] < len(variants) and sum(read) <= 18 * 10
     assert scorer.agreement("masked", variants, exact, 10**9) is None
     assert scorer.agreement("wildtype", variants[:5], approximate[:5], 10**9) is None
+    assert scorer.agreement("wildtype", variants, approximate, None) == agreed
+    changed = [*variants[:20], parse("A4del", WILD)]  # of which the exact method cannot score the last
+    assert scorer.agreement("wildtype", changed, np.arange(21.0), None) is None
+
+
+def test_rank_correlation_is_over_what_both_know() -> None:
+    a, b = np.array([1.0, np.nan, 3.0, 2.0, 5.0]), np.array([2.0, 1.0, 5.0, np.nan, 4.0])
+    assert rank_correlation(a, b) == (pytest.approx(spearmanr([1, 3, 5], [2, 5, 4]).statistic), 3)
+    assert rank_correlation(a[:3], b[:3]) is None and rank_correlation(np.ones(5), np.arange(5.0)) is None
 
 
 def test_average_of_ranks() -> None:

@@ -104,7 +104,7 @@ def test_a_familys_alignment_is_compared_with(esm2: Path, tmp_path: Path) -> Non
     assert len(expected) == 30
     assert made.figures["generated"]["seen"] == pytest.approx(np.mean(expected))
     assert set(made.figures) == {"generated", "random mutants", "BLOSUM62 mutants", "alignment's columns"}
-    assert "alignment&#x27;s columns" in page.read_text()
+    assert "alignment&#x27;s columns" in page.read_text() and "40 of 40 sequences, as good as" in page.read_text()
 
 
 def test_what_is_wrong_is_said(esm2: Path, metro: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

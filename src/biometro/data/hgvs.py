@@ -67,10 +67,9 @@ class Notation:
 
     def changes(self, text: str) -> tuple[Change, ...]:
         """The changes of a variant, ascending. Raises BadVariantError."""
-        try:
-            return _settle([self._known[part] for part in text.split(":")], self)
-        except KeyError:
-            pass
+        known = [self._known.get(part) for part in text.split(":")]
+        if all(known):
+            return _settle([change for change in known if change is not None], self)
         body = _body(text.strip())
         if not body:
             _unreadable("it is empty; the wild type itself is written WT")

@@ -23,6 +23,7 @@ from biometro.alphabet import amino_acids
 from biometro.alphabet.protein import STANDARD
 from biometro.inference.generate import Model, Table, detections, draw_like, masked_marginals
 from biometro.inference.space import Space, encode
+from biometro.inference.variants import rank_correlation
 
 GENERATED, RANDOM, BLOSUM, FAMILY = "generated", "random mutants", "BLOSUM62 mutants", "alignment's columns"
 FEWEST = 200
@@ -155,17 +156,15 @@ def agreement(codes_NL: np.ndarray, space: Space, alignment: Alignment) -> dict[
     seen: share of mutations to a residue that some row has in that column. family_log: mean over mutations of
     log f(mutant), and family_gain: of log f(mutant) - log f(wild type), with the alignment's pseudocounts, in nats.
     """
-    from scipy.stats import spearmanr
-
     mutated_NL = codes_NL != space.codes
     conservation_L = alignment.conservation()
     usable_F = space.free[np.isfinite(conservation_L[space.free])]
     rate_F, varied_F = mutated_NL[:, usable_F].mean(0), 1 - conservation_L[usable_F]
-    ranked = len(usable_F) > 2 and np.ptp(rate_F) > 0 and np.ptp(varied_F) > 0
+    ranked = rank_correlation(rate_F, varied_F)
     n_N, l_N = np.nonzero(mutated_NL & np.isfinite(conservation_L))
     mutants = codes_NL[n_N, l_N]
     logs_L20 = np.log(alignment.frequencies())
-    found = {"conservation": float(spearmanr(rate_F, varied_F).statistic) if ranked else math.nan}
+    found = {"conservation": math.nan if ranked is None else ranked[0]}
     if not len(mutants):
         return found | dict.fromkeys(("seen", "family_log", "family_gain"), math.nan)
     held_L20 = np.stack([(alignment.rows == a).any(0) for a in range(20)], axis=1)

@@ -39,7 +39,7 @@ from biometro.inference.variants import METHODS, Scorer, average, chosen, method
 Say = Callable[[str], None]
 _OTHER = "other"
 _SMALL = "assay of too few variants, or all alike"
-_BUDGET, _UNBOUNDED = 20_000, 2**62  # letters that the exact method may read to be compared with
+_BUDGET = 20_000  # letters that the exact method may read to be compared with
 _LEAST = 10  # variants with a measured score, below which an assay is left out
 
 
@@ -225,12 +225,11 @@ class VariantsExam:
         exact = METHODS[method].approximates
         if not exact:
             return ""
-        budget = _UNBOUNDED if exact in kept else _BUDGET
+        budget = None if exact in kept else _BUDGET
         rhos = []
         for assay in self.assays:
-            able = METHODS[exact].indels or all(variant.substitutions for variant in assay.variants)
             scores = kept[method][assay.name]
-            found = scorers[assay.wildtype].agreement(method, assay.variants, scores, budget) if able else None
+            found = scorers[assay.wildtype].agreement(method, assay.variants, scores, budget)
             if found is not None:
                 rhos.append(found[0])
         told = f"rank agreement {np.mean(rhos):.3f} (mean of {len(rhos)} assays)" if rhos else "not compared with it"

@@ -73,6 +73,21 @@ class Scored:
         ]
 
 
+_ALONG = (
+    (
+        "All single mutants", variant_plots.heat_map,
+        "A column for each position, a row for each residue; blue is fitter than the wild type, red less fit, "
+        "grey has no score, and a point marks the wild type's own residue. Colours end at the 98th percentile.",
+    ),
+    (
+        "Sensitivity", variant_plots.sensitivity,
+        "Mean score of a position's substitutions, and between which scores eight of ten of them lie. Where "
+        "it is low, the model expects that little else than the wild type's residue will do.",
+    ),
+)  # fmt: skip
+"""Pictures along the sequence: title, what draws them, how to read them."""
+
+
 def write_variant_report(out: Path, scored: Scored, facts: Mapping[str, str]) -> None:
     """Write the page to the file `out`, whole or not at all. Raises UserError for whatever the file system refuses."""
     main = next(iter(scored.scores))
@@ -81,22 +96,9 @@ def write_variant_report(out: Path, scored: Scored, facts: Mapping[str, str]) ->
     table_LA = _singles(scored, main)
     if table_LA is not None and len(scored.wildtype) <= _MOST_SINGLES:
         args = (scored.wildtype, table_LA, scored.letters)
-        parts.append(
-            card(
-                f"All single mutants by {main}", variant_plots.svg(variant_plots.heat_map, *args, first=scored.first),
-                "A column for each position, a row for each residue; blue is fitter than the wild type, red less fit, "
-                "grey has no score, and a point marks the wild type's own residue. Colours end at the 98th percentile.",
-                look="whole",
-            )
-        )  # fmt: skip
-        parts.append(
-            card(
-                f"Sensitivity by {main}", variant_plots.svg(variant_plots.sensitivity, *args, first=scored.first),
-                "Mean score of a position's substitutions, and between which scores eight of ten of them lie. Where "
-                "it is low, the model expects that little else than the wild type's residue will do.",
-                look="whole",
-            )
-        )  # fmt: skip
+        for title, draw, note in _ALONG:
+            picture = variant_plots.svg(draw, *args, first=scored.first)
+            parts.append(card(f"{title} by {main}", picture, note, look="whole"))
     if len(scored.wildtype) > _MOST_SINGLES:
         parts.append(f"<p>No heat map: it is drawn up to {_MOST_SINGLES:,} residues. The table has all scores.</p>")
     parts.append(f"<section>{_pictures(scored, main)}</section>")

@@ -173,31 +173,27 @@ class Scorer:
         return changed * length + (masks * window + length if method == "rtd" else 0)
 
     def agreement(
-        self, method: str, variants: Sequence[Variant], score_N: np.ndarray, budget: int
+        self, method: str, variants: Sequence[Variant], score_N: np.ndarray, budget: int | None
     ) -> tuple[float, int] | None:
         """Spearman correlation of an approximation's scores with those of the exact method, and over how many variants.
 
-        Variants are drawn (always the same ones) as long as the exact method reads at most `budget` letters for them.
-        None for a method that is exact, and where fewer than ten variants can be afforded.
+        Variants are drawn (always the same ones) as long as the exact method reads at most `budget` letters for them;
+        all are taken where it is None. None for a method that is exact, where the exact one cannot score these
+        variants, where all score alike, and where fewer than ten variants can be afforded.
         """
-        from scipy.stats import spearmanr
-
         exact = METHODS[method].approximates
-        if not exact:
+        if not exact or not can_score(exact, variants):
             return None
         order = np.random.default_rng(0).permutation(len(variants)).tolist()
         low, high = 0, len(order)
         while low < high:  # the most that can be afforded: cost grows with every variant
             middle = (low + high + 1) // 2
-            affordable = self.cost(exact, [variants[i] for i in order[:middle]]) <= budget
+            affordable = budget is None or self.cost(exact, [variants[i] for i in order[:middle]]) <= budget
             low, high = (middle, high) if affordable else (low, middle - 1)
         chosen = order[:low]
         if len(chosen) < FEWEST:
             return None
-        found_N = self.score(exact, [variants[i] for i in chosen])
-        if np.ptp(found_N) == 0 or np.ptp(score_N[chosen]) == 0:
-            return None
-        return float(spearmanr(score_N[chosen], found_N).statistic), len(chosen)
+        return rank_correlation(score_N[chosen], self.score(exact, [variants[i] for i in chosen]))
 
     def _check_substitutions(self, method: str, variants: Sequence[Variant]) -> None:
         for variant in variants:
@@ -273,6 +269,23 @@ class Scorer:
     def _own(self, change: Change) -> int:
         """The column of the residue that a substitution replaces."""
         return self._columns[self.wildtype[change.start]]
+
+
+def can_score(method: str, variants: Sequence[Variant]) -> bool:
+    """Whether a method takes what these variants change: insertions and deletions are for likelihoods only."""
+    return METHODS[method].indels or all(variant.substitutions for variant in variants)
+
+
+def rank_correlation(a_N: np.ndarray, b_N: np.ndarray) -> tuple[float, int] | None:
+    """Spearman correlation of (N,) values, and over how many places: those where both are finite. None where these are
+    fewer than three, or either is the same in all."""
+    from scipy.stats import spearmanr
+
+    both = np.isfinite(a_N) & np.isfinite(b_N)
+    count = int(both.sum())
+    if count < 3 or np.ptp(a_N[both]) == 0 or np.ptp(b_N[both]) == 0:
+        return None
+    return float(spearmanr(a_N[both], b_N[both]).statistic), count
 
 
 def average(scores: Sequence[np.ndarray]) -> np.ndarray:

@@ -139,6 +139,10 @@ def generate(
         console.print(f"{len(rows):,} variants -> {path}", highlight=False, soft_wrap=True)
     if page is not None:
         facts = _facts(model, name, space, sampling, made, seed)
+        if family is not None:
+            facts["alignment"] = (
+                f"{len(family.rows):,} of {family.found:,} sequences, as good as {family.effective:,.0f} that differ"
+            )
         conservation = None if family is None else family.conservation()
         write_page(
             page, title=f"Variants of {name}", facts=facts, space=space, groups=groups, found=found, note=made.note,

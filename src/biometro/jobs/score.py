@@ -23,7 +23,7 @@ from biometro.device import pick_device
 from biometro.errors import UserError
 from biometro.evaluation.variant_report import Scored, write_variant_report
 from biometro.inference.likelihood import Likelihood, Part
-from biometro.inference.variants import FEWEST, METHODS, Scorer, average, chosen
+from biometro.inference.variants import FEWEST, METHODS, Scorer, average, can_score, chosen, rank_correlation
 from biometro.model.load import load
 
 _CHUNK = 4096  # rows written at once
@@ -106,24 +106,9 @@ def score(
     scored = Scored(name, letters, likelihood.letters, options.first, found, options.fields, out=path)
     methods = _methods(method, likelihood)
     _check_fields(options.fields, methods)
-    covered = 2 * len({change.start for variant in found for change in variant.changes}) > len(letters)
     with bar:
-        for wanted in methods:
-            if wanted == "average":
-                scored.scores[wanted] = average(list(scored.scores.values()))
-                continue
-            bar.add_task(wanted, total=scorer.cost(wanted, found))
-            began = time.perf_counter()
-            scored.scores[wanted] = scorer.score(wanted, found)
-            if METHODS[wanted].table and (page is not None or covered):
-                scored.tables[wanted] = scorer.table(wanted)
-            scored.seconds[wanted] = time.perf_counter() - began
-        for wanted, score_N in scored.scores.items():
-            exact = METHODS[wanted].approximates
-            budget = 2**62 if exact in scored.scores else check
-            agreed = scorer.agreement(wanted, found, score_N, budget) if exact and _comparable(found, exact) else None
-            if agreed is not None:
-                scored.agreement[wanted] = agreed
+        _score(scored, scorer, methods, bar, page is not None)
+        _agree(scored, scorer, check)
     if measured is not None:
         _compare(scored, measured)
     if path is not None:
@@ -135,6 +120,31 @@ def score(
         write_variant_report(page, scored, facts | {f"dropped ({r})": f"{n:,}" for r, n in account.dropped.items()})
     _tell(scored, account, console, page)
     return scored
+
+
+def _score(scored: Scored, scorer: Scorer, methods: Sequence[str], bar: Progress, tables: bool) -> None:
+    """Every method's scores and time; tables of all single mutants where they are wanted, or mostly computed anyway."""
+    places = {change.start for variant in scored.variants for change in variant.changes}
+    tables = tables or 2 * len(places) > len(scored.wildtype)
+    for method in methods:
+        if method == "average":
+            scored.scores[method] = average(list(scored.scores.values()))
+            continue
+        bar.add_task(method, total=scorer.cost(method, scored.variants))
+        began = time.perf_counter()
+        scored.scores[method] = scorer.score(method, scored.variants)
+        if METHODS[method].table and tables:
+            scored.tables[method] = scorer.table(method)
+        scored.seconds[method] = time.perf_counter() - began
+
+
+def _agree(scored: Scored, scorer: Scorer, check: int) -> None:
+    """Of every approximation its rank agreement with the exact method: whole where that was asked for, too."""
+    for method, score_N in scored.scores.items():
+        budget = None if METHODS[method].approximates in scored.scores else check
+        agreed = scorer.agreement(method, scored.variants, score_N, budget)
+        if agreed is not None:
+            scored.agreement[method] = agreed
 
 
 def _methods(method: str | list[str], likelihood: Likelihood) -> list[str]:
@@ -177,15 +187,11 @@ def _of_one_type(variants: list[Variant], fields: int) -> list[Variant]:
     return [replace(variant, fields=texts(variant.fields)) for variant in variants]
 
 
-def _comparable(variants: Sequence[Variant], exact: str) -> bool:
-    return METHODS[exact].indels or all(variant.substitutions for variant in variants)
-
-
 def _uncompared(scored: Scored, exact: str) -> str:
     """Why an approximation was not compared."""
     if len(scored.variants) < FEWEST:
         return f"fewer than {FEWEST} variants"
-    if not _comparable(scored.variants, exact):
+    if not can_score(exact, scored.variants):
         return f"{exact} scores substitutions only"
     return "all variants score alike" if exact in scored.scores else "ask for both, or raise check"
 
@@ -198,8 +204,6 @@ def _with_measured(options: VariantOptions, measured: str | None) -> VariantOpti
 
 def _compare(scored: Scored, measured: str) -> None:
     """Spearman correlation of each method with the measured scores, over the variants that have one."""
-    from scipy.stats import spearmanr
-
     values = []
     for variant in scored.variants:
         cell = variant.fields[-1]
@@ -208,12 +212,10 @@ def _compare(scored: Scored, measured: str) -> None:
         except ValueError as error:
             raise UserError(f"{variant.where}: {cell!r} in column {measured!r} is no number") from error
     scored.measured_N = np.array(values)
-    known = np.isfinite(scored.measured_N)
     for method, score_N in scored.scores.items():
-        both = known & np.isfinite(score_N)
-        if both.sum() > 2 and np.ptp(score_N[both]) > 0 and np.ptp(scored.measured_N[both]) > 0:
-            rho = float(spearmanr(score_N[both], scored.measured_N[both]).statistic)
-            scored.measured[method] = rho, int(both.sum())
+        found = rank_correlation(score_N, scored.measured_N)
+        if found is not None:
+            scored.measured[method] = found
 
 
 def _tell(scored: Scored, account: Account, console: Console, page: Path | None) -> None:
