@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from biometro.alphabet import Reading
 from biometro.data.labels import read_labelled
 from biometro.data.sources import ReadOptions
 from biometro.data.task import LabelConfig, Task
@@ -278,7 +279,7 @@ def test_identifiers_of_a_second_file_are_no_sequences(tmp_path: Path) -> None:
 
 def test_records_of_text_are_counted_before_any_is_left_out(tmp_path: Path) -> None:
     data = write(tmp_path / "x.csv", "sequence,label\nCCO,1\nCCN,\nc1ccccc1,3\n")
-    found = read_labelled(data, LabelConfig(task="regression", bad="drop"), kind="text")
+    found = read_labelled(data, LabelConfig(task="regression", bad="drop"), reading=Reading("text"))
     assert (len(found), found.account.read) == (2, 3)
 
 

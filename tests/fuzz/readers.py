@@ -18,7 +18,7 @@ import torch
 
 import biometro
 from biometro import cli
-from biometro.alphabet import PROTEIN
+from biometro.alphabet import PROTEIN, Reading
 from biometro.data.alignment import read_alignment
 from biometro.data.contacts import read_table
 from biometro.data.corpus import Corpus
@@ -114,7 +114,7 @@ def labels(*configs: LabelConfig) -> Callable[[Path], None]:
         refused: list[UserError] = []
         for config in configs:
             try:
-                read_labelled(str(path), config, ReadOptions(), "as_is")
+                read_labelled(str(path), config, ReadOptions())
             except UserError as error:
                 refused.append(error)
         if len(refused) == len(configs):
@@ -160,7 +160,7 @@ def a_fitted_model(folder: Path) -> None:
         "encoder": Encoder(EncoderConfig(width=16, depth=1, head_size=8, ffn_width=16)),
         "head": LabelHead(LabelHeadConfig(16, 2)),
     }
-    task = Answers(Task("classification", ("a", "b")), Calibration(1.5, 0.8), "protein", "as_is", 100)
+    task = Answers(Task("classification", ("a", "b")), Calibration(1.5, 0.8), Reading(), 100)
     Bundle(PROTEIN, modules, {"seed": 0}, {"task": "x"}, 254, task).save(folder)
 
 

@@ -28,7 +28,7 @@ class AlphabetError(ValueError):
 
 @dataclass(frozen=True)
 class Alphabet:
-    """Tokens of one kind of sequence, one letter a token.
+    """Tokens of one kind of sequence, one letter a token (molecules: `molecule.MoleculeAlphabet`).
 
     Token numbers are positions in `tokens`. `standard` holds the letters a model is asked to predict, and
     that may replace one another; the other one-letter tokens (X, gaps) can be read but are never a target.
@@ -38,7 +38,7 @@ class Alphabet:
 
     name: str
     tokens: tuple[str, ...]
-    standard: str
+    standard: str | tuple[str, ...]
     unknown: str
     begin: str = "<cls>"
     end: str = "<eos>"
@@ -47,7 +47,7 @@ class Alphabet:
     reverse: str = "<null_1>"
 
     def __post_init__(self) -> None:
-        texts = [*self.tokens, self.name, self.standard, self.unknown, self.begin, self.end, self.pad, self.mask]
+        texts = [*self.tokens, self.name, *self.standard, self.unknown, self.begin, self.end, self.pad, self.mask]
         if not all(isinstance(text, str) and text.isascii() and text for text in [*texts, self.reverse]):
             raise ValueError("alphabet: its name and tokens must be ASCII text")
         if len(set(self.tokens)) != len(self.tokens):
@@ -58,6 +58,11 @@ class Alphabet:
             raise ValueError(f"alphabet {self.name}: no token for {missing}")
         if len(self.tokens) > UNENCODABLE:
             raise ValueError(f"alphabet {self.name}: {len(self.tokens)} tokens do not fit one byte")
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the tokens that `encode_bytes` gives."""
+        return np.dtype(np.uint8)
 
     @property
     def size(self) -> int:
@@ -120,6 +125,14 @@ class Alphabet:
                 letter,
             )
         return numbers
+
+    def unknowns(self, letters: bytes) -> tuple[str, ...]:
+        """Tokens of a cleaned sequence that are not in this alphabet and would be read as unknown."""
+        return ()
+
+    def written(self, letters: bytes) -> bytes:
+        """Letters as `decode` writes what `encode` makes of them."""
+        return letters
 
     def decode(self, numbers: np.ndarray) -> str:
         """Token numbers -> text; special tokens appear by name, as in `<cls>MKT<eos>`."""

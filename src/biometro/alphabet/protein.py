@@ -7,7 +7,7 @@ sequence that is read back to front.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from biometro.alphabet.alphabet import Alphabet, AlphabetError
 
@@ -28,6 +28,22 @@ as_is: a letter that has a token of its own keeps it (U O B Z X), the rest becom
 keep_as_x: all become X; drop_sequence: the sequence is left out and counted; fail: stop with an error.
 """
 
+
+class Cleaned(NamedTuple):
+    """What became of a record's text.
+
+    letters: as the alphabet wants them. unusual: letters outside the standard ones. dropped: why it is left out, empty
+    where it is not; `detail` says more of this one. nucleotide_like: whether it reads as DNA or RNA.
+    """
+
+    letters: bytes
+    unusual: int = 0
+    dropped: str = ""
+    detail: str = ""
+    nucleotide_like: bool = False
+
+
+_NUCLEOTIDES = b"ACGTUN"
 _TIDY = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz", b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _REMOVED = b"-. \t\r\n"  # alignment gaps and white space carry no residue
 _LEGAL = (STANDARD + NONSTANDARD + "*").encode()
@@ -75,3 +91,18 @@ def apply_policy(letters: bytes, policy: ResiduePolicy) -> bytes | None:
             letter,
         )
     return letters.translate(_TO_X if policy == "keep_as_x" else _TO_X_AS_IS)
+
+
+def clean(raw: bytes, policy: ResiduePolicy) -> Cleaned:
+    """A sequence as written -> tidied letters, as the policy wants them. Raises AlphabetError as `tidy` and
+    `apply_policy` do."""
+    letters = tidy(raw)
+    # Few proteins begin so; the whole is looked at only where one does.
+    nucleotide_like = not letters[:8].translate(None, _NUCLEOTIDES) and not letters.translate(None, _NUCLEOTIDES)
+    unusual = len(letters.translate(None, _STANDARD))
+    if unusual:
+        kept = apply_policy(letters, policy)
+        if kept is None:
+            return Cleaned(b"", unusual, "non-standard residue")
+        letters = kept
+    return Cleaned(letters, unusual, nucleotide_like=nucleotide_like)

@@ -1,21 +1,25 @@
 """Spools in, the files of a corpus out.
 
 256 buckets ─▶ each alone: sort, drop duplicates, split ─▶ shards of train and valid, lengths.npy, corpus.json
+     └─ of molecules first: count symbols ─▶ vocabulary, coverage
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from biometro.alphabet import Alphabet
+from biometro.alphabet import Alphabet, MoleculeAlphabet
+from biometro.alphabet.molecule import MOST_TOKENS, Notation, learn
 from biometro.data.corpus import FORMAT, SPLITS, ShardInfo, corpus_digest, npy_header
-from biometro.data.spool import BUCKETS, BY_DIGEST, VALID, unique_sequences
+from biometro.data.spool import BUCKETS, BY_DIGEST, VALID, Symbols, unique_sequences
 from biometro.errors import UserError
 from biometro.files import sha256_of
 
@@ -27,7 +31,7 @@ LARGEST_SHARD = 1 << 32  # residues; counts of lengths.npy are uint32
 def build(
     work: Path,
     spools: Sequence[Path],
-    alphabet: Alphabet,
+    alphabet: Alphabet | Learning,
     held_out: Callable[[np.ndarray], np.ndarray],
     provenance: dict[str, Any],
     *,
@@ -43,7 +47,7 @@ def build(
     Args:
         work: where to write (see `biometro.files.new_folder`, which puts it in place when all went well).
         spools: folders of `Spool`s, flushed. They are left as they are.
-        alphabet: of the sequences.
+        alphabet: of the sequences; or how it is learnt from them, in a pass of its own.
         held_out: (n, 16) uint8 digests -> (n,) bool, for the sequences that were added without a side.
         provenance: stored in corpus.json as given.
         shard_residues: of a shard, at most (a longer sequence is a shard of its own); the last shard of a split has
@@ -51,11 +55,19 @@ def build(
 
     Raises UserError where nothing is left to train on.
     """
+    symbols = recode = None
+    if isinstance(alphabet, Learning):
+        symbols = Symbols(spools)
+        alphabet, recode, provenance = _learn(spools, symbols, alphabet, provenance)
     sides = {name: _Side(work, name, alphabet.size, shard_residues) for name in SPLITS}
-    read = 0
+    read = dropped = 0
     try:
         for bucket in range(BUCKETS):
-            entries, starts, tokens, count = unique_sequences(spools, bucket)
+            entries, starts, tokens, count = unique_sequences(spools, bucket, symbols)
+            if recode is not None:
+                tokens, known = recode(entries, starts, tokens)
+                dropped += int((~known).sum())
+                entries, starts = entries[known], starts[known]
             read += count
             given = entries["side"]
             held = np.where(given == BY_DIGEST, held_out(entries["digest"]), given == VALID)
@@ -77,7 +89,7 @@ def build(
         "format": FORMAT,
         "alphabet": alphabet.to_json(),
         "sequences": train.sequences + valid.sequences,
-        "duplicates": read - train.sequences - valid.sequences,
+        "duplicates": read - dropped - train.sequences - valid.sequences,
         "splits": {name: side.to_json() for name, side in sides.items()},
         "length_rows": len(table),
         "digests": {
@@ -88,6 +100,77 @@ def build(
     }
     (work / "corpus.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
     return info
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a vocabulary of molecules is learnt.
+
+    notation: of the tokens. least: molecules that must have a symbol for it to be taken in. unknown: what becomes of a
+    molecule with another symbol: `drop`, or `unk`, which reads the symbol so. most: symbols, at most; the commonest.
+    """
+
+    notation: Notation
+    least: int = 1
+    unknown: Literal["drop", "unk", "fail"] = "drop"
+    most: int = MOST_TOKENS
+
+
+Recode = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def _learn(
+    spools: Sequence[Path], symbols: Symbols, how: Learning, provenance: dict[str, Any]
+) -> tuple[MoleculeAlphabet, Recode, dict[str, Any]]:
+    """The alphabet; what makes tokens of a bucket's symbols, and says which molecules stay; and the coverage report.
+
+    Raises UserError where a molecule is not covered and the policy is to fail.
+    """
+    molecules, total = np.zeros(len(symbols.names), np.int64), 0
+    for bucket in range(BUCKETS):
+        entries, starts, numbers, _ = unique_sequences(spools, bucket, symbols)
+        owner, where = _places(starts, entries["length"].astype(np.int64))
+        pairs = np.unique(owner * len(symbols.names) + numbers[where])  # a molecule counts once, whatever it repeats
+        molecules += np.bincount(pairs % len(symbols.names), minlength=len(symbols.names))
+        total += len(entries)
+    counted = Counter(dict(zip(symbols.names, molecules.tolist(), strict=True)))
+    alphabet = learn(counted, how.least, how.notation, how.most)
+    lacking = [name for name in symbols.names if name not in alphabet.tokens]
+    if lacking and how.unknown == "fail":
+        raise UserError(
+            f"{len(lacking)} symbols are outside the vocabulary ({', '.join(lacking[:10])}); lower vocabulary.least, "
+            "or choose molecules.unknown: drop or unk"
+        )
+    unknown = alphabet.id(alphabet.unknown)
+    number = np.array([unknown if n in lacking else alphabet.id(n) for n in symbols.names], np.uint8)
+    report: dict[str, Any] = {
+        "notation": how.notation, "symbols": len(symbols.names), "kept": len(symbols.names) - len(lacking),
+        "least": how.least, "molecules": total, "covered": total, "unknown": how.unknown,
+        "lacking": {name: int(counted[name]) for name in sorted(lacking, key=lambda n: (-counted[n], n))[:100]},
+        "examples": [],
+    }  # fmt: skip
+
+    def recode(entries: np.ndarray, starts: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        owner, where = _places(starts, entries["length"].astype(np.int64))
+        tokens = number[numbers]
+        strange = np.unique(owner[tokens[where] == unknown])
+        report["covered"] -= len(strange)
+        for place in strange[: 3 - len(report["examples"])].tolist():
+            own = numbers[starts[place] : starts[place] + entries["length"][place]]
+            report["examples"].append("".join(symbols.names[n] for n in own))
+        known = np.ones(len(entries), dtype=bool)
+        if how.unknown == "drop":
+            known[strange] = False
+        return tokens, known
+
+    return alphabet, recode, {**provenance, "vocabulary": report}
+
+
+def _places(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of sequences in a row of tokens: for each token whose it is, and where it stands."""
+    owner = np.repeat(np.arange(len(starts)), lengths)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return owner, starts[owner] + within if len(owner) else owner
 
 
 class _Side:

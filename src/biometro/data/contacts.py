@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from biometro.alphabet import Reading
 from biometro.data import families
 from biometro.data.alignment import coded
 from biometro.data.intake import Account, clean_records
@@ -95,7 +96,7 @@ def read_table(data: str | list[str], columns: PairColumns = PairColumns()) -> l
     for source in expand(data, options):
         if source.format not in ("csv", "tsv", "parquet"):
             raise UserError(f"{source.name}: contacts are read from CSV, TSV and Parquet, not from {source.format}")
-        for record, letters in clean_records(read(source, options), "as_is", Account(), 1, None):
+        for record, letters in clean_records(read(source, options), Reading(), Account()):
             if len(letters) != len(record.raw.strip()):
                 raise UserError(f"{record.where}: gaps, spaces or stops in the sequence; pairs would not fit it")
             pairs = _parse(record.fields[0], len(letters), columns.first, record.where)

@@ -28,7 +28,7 @@ from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from biometro.alphabet import Alphabet
+from biometro.alphabet import Alphabet, read_alphabet
 from biometro.data import remote
 from biometro.data.cache import Cache
 from biometro.errors import UserError
@@ -170,7 +170,7 @@ class Corpus:
                 raise UserError(
                     f"{name}: corpus format {info['format']!r}; this version reads {FORMAT}: prepare it again"
                 )
-            alphabet = Alphabet.from_json(info["alphabet"])
+            alphabet = read_alphabet(info["alphabet"])
             shards = _read_shards(info, alphabet)
             histograms = _read_lengths(files, info, [shard for side in shards.values() for shard in side])
             if isinstance(files, _Local):

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from biometro.alphabet import PROTEIN, ResiduePolicy
-from biometro.data import splits
+from biometro.alphabet import PROTEIN, Alphabet, Reading, molecule
+from biometro.alphabet.molecule import Growing
+from biometro.data import fingerprints, splits
 from biometro.data.intake import Account, clean_records
-from biometro.data.sources import Piece, ReadOptions, Source, pieces, read_piece
+from biometro.data.sources import Piece, ReadOptions, Record, Source, pieces, read_piece
 from biometro.data.spool import Spool
 from biometro.processes import Processes
 
+SplitBy = Literal["hash", "column", "group", "scaffold"]
 _FILES_EACH = 4  # with so many files for every worker, each reads whole ones and none waits for the one that cuts
 
 
@@ -30,9 +32,16 @@ class Cleaning:
     """What decides which letters of a record are kept: see `intake.clean`."""
 
     options: ReadOptions
-    residues: ResiduePolicy = "keep_as_x"
+    reading: Reading = field(default_factory=lambda: Reading(residues="keep_as_x"))
     min_length: int = 1
     max_length: int | None = None
+    alphabet: Alphabet | Growing = PROTEIN
+    forms: int = 0
+    """Other SMILES of each molecule that are added to it, on the same side of the split."""
+    by: SplitBy = "hash"
+    """What decides the side of a sequence: its digest, a column that names the side, one that names its group (all of a
+    group are on one side), or the scaffold of its molecule."""
+    valid: float = 0.0
 
 
 class Found(NamedTuple):
@@ -55,7 +64,7 @@ class Filler:
 
     def __init__(self, folder: Path, sources: list[Source], cleaning: Cleaning):
         self.sources, self.cleaning, self.account = sources, cleaning, Account()
-        self.spool = Spool(folder, PROTEIN)
+        self.spool = Spool(folder, cleaning.alphabet)
 
     def __call__(self, piece: Piece) -> Found:
         """Read one piece. Raises UserError, naming file and line, for what cannot be a protein sequence."""
@@ -63,14 +72,25 @@ class Filler:
         source = replace(self.sources[piece.source])
         account.source = piece.source
         records = read_piece(piece, source, how.options)
-        split = how.options.split_column is not None
-        for record, letters in clean_records(records, how.residues, account, how.min_length, how.max_length):
-            held_out = splits.given(record.split) if split else None
-            if split and held_out is None:
+        cleaned = clean_records(records, how.reading, account, how.min_length, how.max_length, how.alphabet)
+        for record, letters in cleaned:
+            held_out = splits.given(record.split) if how.by == "column" else self._side(record, letters)
+            if how.by == "column" and held_out is None:
                 account.drop("neither train nor valid in the split column", record)
-            else:
-                self.spool.add(letters, held_out)
+                continue
+            self.spool.add(letters, held_out)
+            for form in molecule.random_forms(letters.decode(), how.forms) if how.forms else ():
+                self.spool.add(form.encode(), held_out)
         return Found(piece.source, account.read - before, source.bytes, source.sha256)
+
+    def _side(self, record: Record, letters: bytes) -> bool | None:
+        """Whether a record is held out with its group; None where its own digest decides."""
+        how = self.cleaning
+        if how.by == "group":
+            return splits.by_name((record.split or "").encode(), how.valid)
+        if how.by == "scaffold":
+            return splits.by_name(fingerprints.scaffold(letters), how.valid)
+        return splits.by_name(letters, how.valid) if how.forms else None
 
     def finish(self) -> Account:
         """Write the rest to the disk; what became of all records."""

@@ -1,20 +1,24 @@
 """Records in, clean sequences out, with an account of what was changed or left out, and why.
 
-Record ─▶ tidy (case, gaps, stops) ─▶ residue policy ─▶ length limits ─▶ (record, letters)
+Record ─▶ cleaner of its kind (case, gaps, stops; canonical SMILES) ─▶ policies ─▶ length limits ─▶ (record, letters)
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from biometro.alphabet import AlphabetError, ResiduePolicy, protein
+from biometro.alphabet import AlphabetError, Reading, SequenceKind
+from biometro.alphabet.kinds import AnyAlphabet
+from biometro.alphabet.molecule import Growing
 from biometro.data.sources import ReadOptions, Record, Source, read
 from biometro.errors import UserError
 
 _EXAMPLES_KEPT = 3
-_NUCLEOTIDES = b"ACGTUN"
+_SMILES = re.compile(rb"[=#()\[\]\\/@]|c1|C1")
+_MARKS = re.compile(rb"[|:@]")
 
 
 @dataclass
@@ -35,11 +39,12 @@ class Account:
     places: dict[str, list[tuple[int, int, str]]] = field(default_factory=dict)  # source, line, words
     source: int = 0
 
-    def drop(self, reason: str, record: Record) -> None:
+    def drop(self, reason: str, record: Record, detail: str = "") -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
         kept = self.places.setdefault(reason, [])
         if len(kept) < _EXAMPLES_KEPT:
             words = f"{record.where} ({record.id})" if record.id else record.where
+            words += f": {detail}" if detail else ""
             kept.append((self.source, record.line, words))
 
     def add(self, other: Account) -> None:
@@ -80,9 +85,10 @@ class Account:
 def clean(
     sources: list[Source],
     options: ReadOptions,
-    residues: ResiduePolicy,
+    reading: Reading,
     account: Account,
     *,
+    alphabet: AnyAlphabet | Growing | None = None,
     min_length: int = 1,
     max_length: int | None = None,
 ) -> Iterator[tuple[Record, bytes]]:
@@ -91,47 +97,58 @@ def clean(
     Args:
         sources: where to read.
         options: how to read.
-        residues: what to do with non-standard residues.
+        reading: what the records hold, and what to do with what is unusual.
         account: is filled in on the way.
-        min_length: residues; shorter sequences are left out and counted.
-        max_length: residues; longer ones are left out and counted.
+        alphabet: of the model that reads them, see `Reading.cleaner`.
+        min_length: of `reading.unit`; shorter sequences are left out and counted.
+        max_length: of the same; longer ones are left out and counted.
 
-    Raises UserError, naming file and line, for what cannot be a protein sequence.
+    Raises UserError, naming file and line, for what cannot be a sequence of the kind, and where nothing is left because
+    everything looks like another kind.
     """
     for number, source in enumerate(sources):
         account.source = number
-        yield from clean_records(read(source, options), residues, account, min_length, max_length)
+        records = read(source, options)
+        yield from clean_records(records, reading, account, min_length, max_length, alphabet)
 
 
 def clean_records(
-    records: Iterable[Record], residues: ResiduePolicy, account: Account, min_length: int, max_length: int | None
-) -> Iterator[tuple[Record, bytes]]:
+    records: Iterable[Record], reading: Reading, account: Account, min_length: int = 1, max_length: int | None = None,
+    alphabet: AnyAlphabet | Growing | None = None,
+) -> Iterator[tuple[Record, bytes]]:  # fmt: skip
     """As `clean`, of records that were read already."""
+    cleaner, plain = reading.cleaner(alphabet), reading.kind != "molecule"
     for record in records:
         account.read += 1
         try:
-            letters = protein.tidy(record.raw)
-            # Few proteins begin so; the whole is looked at only where one does.
-            nucleotide_like = not letters[:8].translate(None, _NUCLEOTIDES) and not letters.translate(
-                None, _NUCLEOTIDES
-            )
-            unusual = protein.count_nonstandard(letters)
-            if unusual:
-                account.with_nonstandard += 1
-                account.nonstandard_residues += unusual
-                kept = protein.apply_policy(letters, residues)
-                if kept is None:
-                    account.drop("non-standard residue", record)
-                    continue
-                letters = kept
+            letters, unusual, dropped, detail, nucleotide_like = cleaner(record.raw)
         except AlphabetError as error:
-            raise UserError(f"{record.where}: {error}") from error
-        if len(letters) < min_length:
+            raise UserError(f"{record.where}: {error}{_hint(record.raw, reading.kind)}") from error
+        if unusual:
+            account.with_nonstandard += 1
+            account.nonstandard_residues += unusual
+        if dropped:
+            account.drop(dropped, record, detail)
+            continue
+        length = len(letters) if plain else reading.length(letters)
+        if length < min_length:
             account.drop("shorter than min_length" if letters else "no residue but gaps and stops", record)
-        elif max_length is not None and len(letters) > max_length:
+        elif max_length is not None and length > max_length:
             account.drop("longer than max_length", record)
         else:
             account.kept += 1
-            account.residues += len(letters)
+            account.residues += length
             account.nucleotide_like += nucleotide_like
             yield record, letters
+
+
+def _hint(raw: bytes, kind: SequenceKind) -> str:
+    """What else the text of a record that is refused may be."""
+    text = raw.strip()
+    if kind in ("protein", "antibody", "tcr") and _SMILES.search(text):
+        return (
+            "; this looks like a SMILES: molecules are read by a model of molecules, and prepared with kind: molecule"
+        )
+    if kind == "protein" and _MARKS.search(text):
+        return "; chains with marks between them are read with kind: antibody or tcr"
+    return ""

@@ -11,16 +11,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from biometro.alphabet import ResiduePolicy
+from biometro.alphabet import Reading, SequenceKind
+from biometro.alphabet.kinds import AnyAlphabet
 from biometro.data.intake import Account, clean_records
 from biometro.data.sources import ReadOptions, Record, Source, expand, read
-from biometro.data.task import LabelConfig, SequenceKind, Task, Truth
+from biometro.data.task import LabelConfig, Task, Truth
 from biometro.data.truth import LABEL, BadLabelError, Cells, find_task, parse
 from biometro.errors import UserError
 
@@ -35,7 +36,8 @@ class Labelled:
     ids, letters, sides: one each; `sides` is what the split column says, None without one. truth: (N,) int64 class
     numbers; (N, K) float32 0, 1 or NaN (multilabel); (N, K) float32, NaN unknown (regression); a list of (L,) int64, -1
     unknown, or (L,) float32, NaN unknown (residues). before, after: sequences of each class, in the order of the
-    classes, before and after grouping (empty where there are none). account: what was dropped.
+    classes, before and after grouping (empty where there are none). account: what was dropped. kind: what the
+    sequences are.
     """
 
     task: Task
@@ -46,6 +48,7 @@ class Labelled:
     before: dict[str, int]
     after: dict[str, int]
     account: Account
+    kind: SequenceKind = "protein"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,7 +57,7 @@ class Labelled:
         """The sequences of these numbers, in this order."""
         return Labelled(
             self.task, [self.ids[i] for i in which], [self.letters[i] for i in which], [self.sides[i] for i in which],
-            take(self.truth, which), self.before, self.after, self.account,
+            take(self.truth, which), self.before, self.after, self.account, self.kind,
         )  # fmt: skip
 
     @property
@@ -72,8 +75,8 @@ def read_labelled(
     data: str | list[str],
     config: LabelConfig,
     options: ReadOptions = ReadOptions(),
-    residues: ResiduePolicy = "as_is",
-    kind: SequenceKind = "protein",
+    reading: Reading = Reading(),
+    alphabet: AnyAlphabet | None = None,
     task: Task | None = None,
 ) -> Labelled:
     """All sequences and their labels.
@@ -82,8 +85,8 @@ def read_labelled(
         data: as for `embed`.
         config: where labels stand.
         options: how to read; its split column comes back as `sides`.
-        residues: what to do with non-standard residues (kind protein).
-        kind: protein (cleaned, checked) or text (as it stands, for models with a tokenizer of their own).
+        reading: what the records hold, and what to do with what is unusual.
+        alphabet: of the model that reads them: molecules that it has no tokens for go by the policy.
         task: of a trained model: the classes are its, and another label is bad. Default: from the labels found.
 
     Raises UserError for input that cannot be read, labels that stand nowhere, bad labels and conflicts where they fail,
@@ -91,7 +94,7 @@ def read_labelled(
     """
     account = Account()
     sources = expand(data, options)
-    found = list(_records(sources, config, options, residues, kind, account))
+    found = list(_records(sources, config, options, reading, alphabet, account))
     fixed = task is not None
     task = task or find_task(((letters, raw) for _, letters, raw in found), config)
     items = []
@@ -130,6 +133,7 @@ def read_labelled(
         before,
         _count(keep, task),
         account,
+        reading.kind,
     )
 
 
@@ -137,8 +141,8 @@ _Item = tuple[Record, bytes, np.ndarray]
 
 
 def _records(
-    sources: list[Source], config: LabelConfig, options: ReadOptions, residues: ResiduePolicy, kind: SequenceKind,
-    account: Account,
+    sources: list[Source], config: LabelConfig, options: ReadOptions, reading: Reading,
+    alphabet: AnyAlphabet | None, account: Account,
 ) -> Iterator[tuple[Record, bytes, Cells | None]]:  # fmt: skip
     """Records, their letters, and the cells of their label (and mask); None where there is no label."""
     table = None if config.file is None else _label_file(config)
@@ -160,21 +164,11 @@ def _records(
         fields = () if from_header else (*(() if table is not None else config.cells), *where)
         own = ReadOptions(options.format, options.column, options.id_column, options.split_column, fields)
         rows = (r for r in read(source, own) if all(map(_says, r.fields[len(r.fields) - len(where) :], where.values())))
-        if kind == "text":
-            pairs: Iterator[tuple[Record, bytes]] = _as_they_stand(rows, account)
-        else:
-            pairs = clean_records(rows, residues, account, 1, None)
-        for record, letters in pairs:
+        for record, letters in clean_records(rows, reading, account, alphabet=alphabet):
             if table is not None:
                 yield record, letters, table.get(record.id)
             else:
                 yield record, letters, _from_header(record, config) if from_header else record.fields
-
-
-def _as_they_stand(records: Iterable[Record], account: Account) -> Iterator[tuple[Record, bytes]]:
-    for record in records:
-        account.read += 1
-        yield record, record.raw.strip()
 
 
 def _says(cell: Any, wanted: str) -> bool:

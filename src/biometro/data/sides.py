@@ -91,7 +91,7 @@ class Division:
         return {"train": len(self.train), "valid": len(self.valid), "test": len(self.test)}
 
 
-def divide(labelled: Labelled, by: By, config: SplitConfig, seed: int, aligned: bool = True) -> Division:
+def divide(labelled: Labelled, by: By, config: SplitConfig, seed: int) -> Division:
     """Divide the sequences, and measure the leak.
 
     Args:
@@ -99,11 +99,11 @@ def divide(labelled: Labelled, by: By, config: SplitConfig, seed: int, aligned: 
         by: one of the config's ways.
         config: shares and thresholds.
         seed: of the random choices.
-        aligned: whether the sequences can be aligned (proteins).
 
     Raises UserError where a side would be empty, and where MMseqs2 is needed and missing.
     """
     families = None
+    aligned = labelled.kind in ("protein", "antibody")
     shares = (config.valid, config.test)
     if by == "homology":
         if not aligned:
@@ -148,7 +148,7 @@ def _from_column(labelled: Labelled, config: SplitConfig, seed: int) -> np.ndarr
     return side
 
 
-def kept(path: Path, labelled: Labelled, by: By, config: SplitConfig, seed: int, aligned: bool = True) -> Division:
+def kept(path: Path, labelled: Labelled, by: By, config: SplitConfig, seed: int) -> Division:
     """As `divide`, from a Parquet file that holds this very division, or into it.
 
     Columns: id, side (train, valid, test; empty for none), family (where there are any), and identity: that of the
@@ -159,7 +159,7 @@ def kept(path: Path, labelled: Labelled, by: By, config: SplitConfig, seed: int,
         found = _read(path, by, key)
         if found is not None:
             return found
-    division = divide(labelled, by, config, seed, aligned)
+    division = divide(labelled, by, config, seed)
     names = np.full(len(labelled), "", dtype=object)
     identity = np.full(len(labelled), np.nan, dtype=np.float32)
     for side in SIDES:

@@ -22,6 +22,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from biometro.alphabet import SequenceKind
 from biometro.data import families, fasta, remote
 from biometro.data.bounds import LONGEST_RECORD, Lines, check_parquet
 from biometro.data.fasta import short
@@ -106,26 +107,30 @@ class ReadOptions:
 
     Args:
         format: file format; `auto` goes by the file's suffix (.fasta .fa .faa .csv .tsv .parquet, then .gz .zst).
-        column: the table column that holds the sequence.
+        column: the table column that holds the sequence; or by the name of each part (see `immune.PARTS`), the column
+            that holds it.
         id_column: the table column that holds an identifier; without it, rows are numbered.
         split_column: the table column that names the side of the split.
         fields: table columns whose cells come along with each record, as they are.
         identifiers: `column` holds identifiers (text in any letters, or whole numbers) instead of sequences.
         blanks: an identifier may be empty.
+        kind: what the sequences are: tables of receptors that are laid out as public sources lay them out are known.
     """
 
     format: Format = "auto"
-    column: str = "sequence"
+    column: str | dict[str, str] = "sequence"
     id_column: str | None = None
     split_column: str | None = None
     fields: tuple[str, ...] = ()
     identifiers: bool = False
     blanks: bool = False
+    kind: SequenceKind = "protein"
 
     @property
     def columns(self) -> list[str]:
         """All columns to be read, the sequence's first."""
-        named = (self.column, self.id_column, self.split_column, *self.fields)
+        held = [self.column] if isinstance(self.column, str) else list(self.column.values())
+        named = (*held, self.id_column, self.split_column, *self.fields)
         return list(dict.fromkeys(name for name in named if name is not None))
 
 

@@ -12,6 +12,7 @@ falls on the same side in every corpus. Labelled sequences are split by the labe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,12 @@ def by_hash(digests: np.ndarray, valid: float) -> np.ndarray:
     """
     numbers = np.ascontiguousarray(digests[:, 8:]).view(">u8").reshape(-1)
     return numbers < np.uint64(min(int(valid * 2.0**64), 2**64 - 1))
+
+
+def by_name(name: bytes, valid: float) -> bool:
+    """Whether all that has this name (a group, a scaffold) is held out: a share `valid` of names in expectation."""
+    digest = hashlib.blake2b(name, digest_size=16).digest()
+    return bool(by_hash(np.frombuffer(digest, np.uint8)[None], valid)[0])
 
 
 def given(name: str | None) -> bool | None:

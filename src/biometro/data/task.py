@@ -6,15 +6,14 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 
-from biometro.alphabet import ResiduePolicy
+from biometro.alphabet import MoleculePolicy, Reading, ResiduePolicy, SequenceKind
 from biometro.errors import UserError
 
 TaskKind = Literal["classification", "multilabel", "regression", "residue_classification", "residue_regression"]
-SequenceKind = Literal["protein", "text"]
 Truth = np.ndarray | list[np.ndarray]
 
 
@@ -130,17 +129,18 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a fine-tuned model answers, and how it reads: `kind`, the policy for `residues`, the first `max_length`."""
+    """What a fine-tuned model answers, and how it reads: the kind of sequence, policies, the first `max_length` tokens
+    (residues, where they are tokens)."""
 
     task: Task
     calibration: Calibration
-    kind: SequenceKind
-    residues: ResiduePolicy
+    reading: Reading
     max_length: int
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, which has no infinity: the radius of a column that none can be given for is None."""
         said = dataclasses.asdict(self)
+        said |= said.pop("reading")
         radius = self.calibration.radius
         if radius is not None:
             said["calibration"]["radius"] = [entry if math.isfinite(entry) else None for entry in radius]
@@ -166,4 +166,8 @@ class Answers:
         length = found["max_length"]
         if isinstance(length, bool) or not isinstance(length, int) or length < 1:
             raise ValueError(f"max_length is {length!r}")
-        return cls(task, calibration, found["kind"], found["residues"], length)
+        molecules = MoleculePolicy(**found.get("molecules", {}))
+        for entry in dataclasses.fields(MoleculePolicy):
+            if getattr(molecules, entry.name) not in get_args(get_type_hints(MoleculePolicy)[entry.name]):
+                raise ValueError(f"molecules.{entry.name} is {getattr(molecules, entry.name)!r}")
+        return cls(task, calibration, Reading(found["kind"], found["residues"], molecules), length)

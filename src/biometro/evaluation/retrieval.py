@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from biometro.alphabet import Reading
 from biometro.data import mmseqs
 from biometro.data.intake import Account, clean
 from biometro.data.labels import Labelled, read_labelled
@@ -224,7 +225,7 @@ def read_pairs(
     if len(data) != 2:
         raise UserError("data of a task of pairs are two files: sequences, then pairs")
     options = ReadOptions("auto", config.column, config.id_column)
-    letters = {r.id: s for r, s in clean(expand(data[0], options), options, "as_is", Account())}
+    letters = {r.id: s for r, s in clean(expand(data[0], options), options, Reading(), Account())}
     fields = ReadOptions("auto", config.a, fields=(config.b, config.label), identifiers=True)
     pairs = []
     for source in expand(data[1], fields):

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from biometro.alphabet import Reading
 from biometro.data.alignment import Alignment, align
 from biometro.data.changes import BadVariantError
 from biometro.data.hgvs import Notation
@@ -294,7 +295,9 @@ class VariantsExam:
 
     def _alignments(self, search: str) -> dict[str, Alignment]:
         """Of each wild type, with its relatives among the sequences to search."""
-        pool = [letters for _, letters in clean(expand(search), ReadOptions(), "keep_as_x", Account())]
+        pool = [
+            letters for _, letters in clean(expand(search), ReadOptions(), Reading(residues="keep_as_x"), Account())
+        ]
         return {letters.decode(): align(letters.decode(), pool) for letters in self.test}
 
 

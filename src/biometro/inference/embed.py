@@ -25,7 +25,7 @@ Pooling = Literal["mean", "cls", "residues"]
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 
 
-Long = Literal["full", "window"]
+Long = Literal["full", "window", "first"]
 
 
 def windows(length: int, size: int) -> list[tuple[int, int]]:
@@ -44,8 +44,8 @@ class Embedder:
         pooling: mean over residues (start and end tokens left out), cls (the start token's vector), or residues
             (one vector each).
         long: what to do beyond `max_length`: full (read whole: where positions are relative there is no limit but
-            memory; a model with a table of positions refuses what is longer) or window (overlapping windows, averaged
-            where they overlap).
+            memory; a model with a table of positions refuses what is longer), window (overlapping windows, averaged
+            where they overlap) or first (the first max_length tokens alone).
         max_length: residues; where `long` begins to matter.
         precision: auto is bfloat16 on CUDA and float32 elsewhere; int8 quantises linear layers (CPU).
         device: where to run.
@@ -92,8 +92,10 @@ class Embedder:
         self.check_lengths([len(sequence) for sequence in sequences])
         pieces: list[np.ndarray] = []
         owners: list[tuple[int, int, int]] = []  # sequence, start, end of each piece
+        if self.long == "first":
+            sequences = [sequence[: self.max_length] for sequence in sequences]
         for number, sequence in enumerate(sequences):
-            size = len(sequence) if self.long == "full" else self.max_length
+            size = len(sequence) if self.long != "window" else self.max_length
             for start, end in windows(len(sequence), size):
                 pieces.append(sequence[start:end])
                 owners.append((number, start, end))

@@ -92,7 +92,11 @@ class Likelihood:
         self.device = torch.device(device)
         self.bundle = bundle.to(self.device).eval()
         self.alphabet: Alphabet = bundle.alphabet
-        self.letters = self.alphabet.standard
+        if not self.alphabet.letter_is_token:
+            raise UserError(
+                "this model reads molecules, whose tokens are no residues: it has no likelihood of variants"
+            )
+        self.letters = "".join(self.alphabet.standard)
         """The columns of every table."""
         self.max_length, self.part, self.say = max_length, part, say
         half = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from biometro.alphabet import ResiduePolicy
+from biometro.alphabet import MoleculeAlphabet, Reading
 from biometro.data.intake import Account, clean
 from biometro.data.sources import ReadOptions, Source
 from biometro.errors import UserError
@@ -57,16 +57,17 @@ class Plan:
     Args:
         model: as the user named it.
         weights: the model's fingerprint; empty where no part is written.
-        sources, options, residues: what to read, and how.
+        sources, options, reading: what to read, and how.
         pooling, long, max_length, precision, batch_tokens: of the embedding, see `Embedder`.
         chunk_sequences, chunk_residues: a chunk ends at whichever comes first.
+        vocabulary: of a model of molecules: those that it has no tokens for go by the policy.
     """
 
     model: str
     weights: str
     sources: list[Source]
     options: ReadOptions
-    residues: ResiduePolicy
+    reading: Reading
     pooling: Pooling
     long: LongPolicy
     max_length: int
@@ -74,10 +75,11 @@ class Plan:
     batch_tokens: int | None
     chunk_sequences: int
     chunk_residues: int
+    vocabulary: MoleculeAlphabet | None = None
 
     def settings(self, device: str) -> str:
         """Hex digest of the model and the options that vectors depend on, the type of device among them."""
-        text = f"{self.weights} {self.pooling} {self.long} {self.max_length} {self.precision} {device} {self.residues}"
+        text = f"{self.weights} {self.pooling} {self.long} {self.max_length} {self.precision} {device} {self.reading}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def chunks(self, account: Account) -> Iterator[Chunk]:
@@ -89,7 +91,7 @@ class Plan:
         letters: list[bytes] = []
         number = total = 0
         fresh = [Source(source.name, source.format) for source in self.sources]  # reading counts in them
-        for record, sequence in clean(fresh, self.options, self.residues, account):
+        for record, sequence in clean(fresh, self.options, self.reading, account, alphabet=self.vocabulary):
             if self.long == "error" and len(sequence) > self.max_length:
                 raise UserError(
                     f"{record.where} ({record.id}): {len(sequence)} residues, more than max_length {self.max_length}; "

@@ -56,7 +56,7 @@ class Predictor:
         """
         alphabet = self.bundle.alphabet
         most = None if self.task.per_residue else self.asked.max_length
-        tokens = [alphabet.encode(sequence[:most]) for sequence in letters]
+        tokens = [alphabet.encode(sequence)[:most] for sequence in letters]
         blank: list[np.ndarray] = [np.zeros(len(t) if self.task.per_residue else 1, dtype=np.int64) for t in tokens]
         read = Examples(self.task, blank, tokens, alphabet.begin_ids, alphabet.end_ids)
         if self.bundle.adapter is not None:

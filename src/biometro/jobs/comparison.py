@@ -19,12 +19,12 @@ import numpy as np
 from rich.console import Console
 
 import biometro
-from biometro.alphabet import AlphabetError, ResiduePolicy
+from biometro.alphabet import AlphabetError, Reading
 from biometro.data import mmseqs, sides
 from biometro.data.examples import Examples
 from biometro.data.labels import Labelled, take
 from biometro.data.sides import Division
-from biometro.data.task import Answers, Calibration, SequenceKind, Truth
+from biometro.data.task import Answers, Calibration, Truth
 from biometro.errors import UserError
 from biometro.evaluation import metrics, overlap, results
 from biometro.evaluation.baselines import KmerBaseline, NearestNeighbour
@@ -51,25 +51,26 @@ class Comparison:
 
     def __init__(
         self, folder: Path, labelled: Labelled, base: Bundle, model: str, weights: str, head: HeadConfig,
-        lora: LoraConfig, training: FitConfig, metric: str, coverage: float, max_length: int, kind: SequenceKind,
-        residues: ResiduePolicy, seed: int, world: World, request: StopRequest, console: Console,
+        lora: LoraConfig, training: FitConfig, metric: str, coverage: float, max_length: int, reading: Reading,
+        seed: int, world: World, request: StopRequest, console: Console,
         recipe: dict[str, Any],
     ):  # fmt: skip
         self.folder, self.base, self.model, self.weights = folder, base, model, weights
         self.head, self.lora, self.training, self.metric = head, lora, training, metric
-        self.coverage, self.max_length, self.kind, self.residues = coverage, max_length, kind, residues
+        self.coverage, self.max_length, self.reading = coverage, max_length, reading
         self.seed, self.world, self.request, self.console, self.recipe = seed, world, request, console, recipe
         self.labelled, self.task = labelled, labelled.task
         limit = max_length if base.longest is None else min(max_length, base.longest)
-        self.cut = sum(len(letters) > limit for letters in labelled.letters)
-        self.letters = [letters[:limit] for letters in labelled.letters]
         self.truth: Truth = labelled.truth
         if isinstance(self.truth, list):
             self.truth = [value[:limit] for value in self.truth]
         self.limit = limit
-        self.tokens = [
-            _encode(base, record, letters) for record, letters in zip(labelled.ids, self.letters, strict=True)
-        ]
+        whole = [_encode(base, record, letters) for record, letters in zip(labelled.ids, labelled.letters, strict=True)]
+        self.cut = sum(len(tokens) > limit for tokens in whole)
+        self.tokens = [tokens[:limit] for tokens in whole]
+        # a SMILES that is cut is none: its tokens are cut where the model reads them
+        by_letter = base.alphabet.letter_is_token
+        self.letters = [letters[:limit] for letters in labelled.letters] if by_letter else labelled.letters
         self.vectors: dict[str, list[np.ndarray]] = {}
         self.first: str | None = None
         """The first split, whose fits compete for model/."""
@@ -85,8 +86,9 @@ class Comparison:
         for reason, count in labelled.account.dropped.items():
             where = "; ".join(re.sub(r"^\S*/", "", place) for place in labelled.account.examples[reason])
             facts[f"left out ({reason})"] = f"{count:,}, first: {where}"
+        unit = "residues" if self.base.alphabet.letter_is_token else "tokens"
         if self.cut:
-            facts["cut"] = f"{self.cut:,} sequences longer than {self.limit:,} residues, to their first ones"
+            facts["cut"] = f"{self.cut:,} sequences longer than {self.limit:,} {unit}, to their first ones"
         facts["device"] = self.world.hardware
         facts["made with"] = f"biometro {biometro.__version__}"
         for name, text in facts.items():
@@ -134,7 +136,7 @@ class Comparison:
         found: dict[str, Callable[[], NearestNeighbour | KmerBaseline]] = {
             "k-mers": lambda: KmerBaseline(kind, names, self.seed)
         }
-        if aligned and self.kind == "protein":
+        if aligned and self.labelled.kind in ("protein", "antibody"):
             found = {"nearest neighbour": lambda: NearestNeighbour(kind, names, mmseqs.search), **found}
         for name, make in found.items():
             place = self.folder / division.by / name.replace(" ", "-")
@@ -209,7 +211,9 @@ class Comparison:
         settings = f"{self.weights} {pooling} {precision} {device.type}"
 
         def embedder() -> Embedder:
-            return Embedder(self.base, pooling=pooling, precision=precision, device=device)
+            return Embedder(
+                self.base, pooling=pooling, long="first", max_length=self.limit, precision=precision, device=device
+            )
 
         store = Features(embedder, settings)
         began = time.perf_counter()
@@ -288,7 +292,7 @@ class Comparison:
         corpus = overlap.training_of(self.base).digest
         if corpus is not None:  # for `evaluate`, which counts test sequences that the encoder has seen
             facts[overlap.DIGEST] = corpus
-        asked = Answers(self.task, fitted, self.kind, self.residues, self.limit)
+        asked = Answers(self.task, fitted, self.reading, self.limit)
         Bundle(
             self.base.alphabet, {"encoder": encoder, "head": objective.head}, self.recipe, facts, self.base.crop, asked,
             BaseModel(str(Path(self.model).absolute()), self.weights) if depth == "lora" else None,

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from biometro.alphabet import PROTEIN, ResiduePolicy, TokenizerAlphabet
+from biometro.alphabet import MoleculeAlphabet, MoleculePolicy, Reading, ResiduePolicy, SequenceKind, kind_of
 from biometro.data.intake import Account
 from biometro.data.sources import Format, ReadOptions, expand
 from biometro.device import pick_device
@@ -26,7 +26,6 @@ from biometro.inference import vectors
 from biometro.inference.embed import Embedder, Pooling, Precision, quantisation_cosine
 from biometro.inference.plan import Chunk, Done, LongPolicy, Plan
 from biometro.inference.vectors import Embeddings
-from biometro.model.bundle import Bundle
 from biometro.model.load import fingerprint, load
 
 _CHUNK_SEQUENCES, _CHUNK_NUMBERS = 1024, 1 << 26  # a part ends at whichever comes first; numbers are 4 bytes each
@@ -40,7 +39,9 @@ def embed(
     long: LongPolicy = "full",
     max_length: int = 1022,
     precision: Precision = "auto",
+    kind: SequenceKind | None = None,
     residues: ResiduePolicy = "as_is",
+    molecules: MoleculePolicy = MoleculePolicy(),
     format: Format = "auto",
     column: str = "sequence",
     id_column: str | None = None,
@@ -54,8 +55,8 @@ def embed(
     A sequence's vectors do not depend on what else is in the file.
 
     Args:
-        model: model folder of biometro, Hugging Face folder of ESM-2 or another encoder of proteins (ProtBert, ProtT5,
-            Ankh), or fair-esm checkpoint (.pt).
+        model: model folder of biometro, Hugging Face folder of ESM-2 or another encoder (ProtBert, ProtT5, Ankh,
+            ChemBERTa), or fair-esm checkpoint (.pt).
         data: FASTA, CSV, TSV or Parquet files: a path, a pattern, a URL, a list of these, example:families, or
             sequences themselves (capital letters).
         out: file to write: .parquet, .npz or .safetensors. From Python it may be left out; the vectors are returned.
@@ -65,8 +66,11 @@ def embed(
         max_length: residues.
         precision: of the arithmetic; auto is bfloat16 on CUDA and float32 elsewhere; int8 is for CPUs, and prints
             how near its vectors are to those of float32.
+        kind: what the sequences are: protein, antibody, tcr, molecule, or text for what the model's own tokenizer reads
+            as it stands. Left out, what the model reads.
         residues: what to do with non-standard residues: as_is (letters that have a token keep it, others become X),
             keep_as_x, drop_sequence (left out and counted), or fail.
+        molecules: what to do with salts, stereochemistry and molecules that cannot be read.
         format: of the files; auto goes by their names.
         column: of tables, the one that holds the sequence.
         id_column: of tables, the one that holds the identifier; without it rows are numbered.
@@ -88,11 +92,13 @@ def embed(
         raise UserError("workers write files; say with `out` where")
     options = ReadOptions(format, column, id_column)
     sources = expand(data, options)
-    bundle = _load(model)
+    bundle = load(model)
+    reading = Reading(kind_of(bundle.alphabet, kind, model), residues, molecules)
     width = bundle.encoder.config.width
     plan = Plan(
-        model, "" if path is None else fingerprint(model), sources, options, residues, pooling, long, max_length,
+        model, "" if path is None else fingerprint(model), sources, options, reading, pooling, long, max_length,
         precision, batch_tokens, _CHUNK_SEQUENCES, _CHUNK_NUMBERS // width,
+        bundle.alphabet if isinstance(bundle.alphabet, MoleculeAlphabet) else None,
     )  # fmt: skip
     # with workers this process computes nothing, but finds the options' mistakes before any of them starts
     embedder = plan.embedder(bundle, "cpu" if workers is not None else pick_device(device))
@@ -125,20 +131,6 @@ def embed(
     for reason, count in account.dropped.items():
         console.print(f"dropped ({reason}): {count:,}, first: {'; '.join(account.examples[reason])}", markup=False)
     return path
-
-
-def _load(model: str) -> Bundle:
-    """A model that reads the letters of proteins."""
-    bundle = load(model)
-    alphabet = bundle.alphabet
-    if isinstance(alphabet, TokenizerAlphabet):
-        if not alphabet.letter_is_token:
-            raise UserError(
-                f"{model}: its tokenizer reads text, not residues; models of proteins can be used here so far"
-            )
-    elif alphabet.tokens != PROTEIN.tokens:
-        raise UserError(f"{model}: the tokens of its alphabet {alphabet.name!r} are not those of proteins")
-    return bundle
 
 
 def _parts_folder(path: Path, plan: Plan, device: str) -> Path:

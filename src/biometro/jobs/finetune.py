@@ -19,12 +19,12 @@ import numpy as np
 from rich.console import Console
 from rich.markdown import Markdown
 
-from biometro.alphabet import ResiduePolicy
+from biometro.alphabet import MoleculePolicy, Reading, ResiduePolicy, SequenceKind, kind_of
 from biometro.data import sides
 from biometro.data.labels import Labelled, read_labelled
 from biometro.data.sides import SplitConfig
 from biometro.data.sources import Format, ReadOptions
-from biometro.data.task import LabelConfig, SequenceKind, Task
+from biometro.data.task import LabelConfig, Task
 from biometro.errors import UserError
 from biometro.evaluation import metrics, results
 from biometro.evaluation.labels_report import write_labels_report
@@ -64,8 +64,9 @@ def finetune(
     training: FitConfig = FitConfig(),
     baselines: bool = True,
     coverage: float = 0.9,
-    kind: SequenceKind = "protein",
+    kind: SequenceKind | None = None,
     residues: ResiduePolicy = "as_is",
+    molecules: MoleculePolicy = MoleculePolicy(),
     max_length: int = 1022,
     format: Format = "auto",
     column: str = "sequence",
@@ -97,9 +98,11 @@ def finetune(
             split.
         coverage: of the sets, or intervals, that conformal prediction gives; a classifier abstains where its set has
             not exactly one class.
-        kind: protein, or text for sequences that the model's own tokenizer reads as they are.
+        kind: what the sequences are: protein, antibody, tcr, molecule, or text for what the model's own tokenizer reads
+            as it stands. Left out, what the model reads.
         residues: what to do with non-standard residues.
-        max_length: residues; longer sequences are cut to their first ones, counted.
+        molecules: what to do with salts, stereochemistry and molecules that cannot be read.
+        max_length: residues (tokens of molecules and text); longer sequences are cut to their first ones, counted.
         format: of the files; auto goes by their names.
         column: of tables, the one that holds the sequence.
         id_column: of tables, the one that holds the identifier.
@@ -125,31 +128,33 @@ def finetune(
         metric = training.metric or metrics.SELECT[labels.task]
         metrics.check_metric(labels.task, metric)
         options = ReadOptions(format, column, id_column, split.column)
-        labelled = read_labelled(data, labels, options, residues, kind)
+        base = merged(load(model))  # an adapter becomes part of the encoder that is fitted
+        reading = Reading(kind_of(base.alphabet, kind, model), residues, molecules)
+        labelled = read_labelled(data, labels, options, reading, base.alphabet)
         console = Console(stderr=True, quiet=not world.leads)
-        parts = {"labels": labels, "split": split, "head": head, "lora": lora, "training": training}
+        parts: dict[str, Any] = {"labels": labels, "split": split, "head": head, "lora": lora, "training": training}
+        parts["molecules"] = molecules
         recipe: dict[str, Any] = {"model": model, "data": data, "run": run}
-        recipe |= {name: dataclasses.asdict(part) for name, part in parts.items()}  # type: ignore[call-overload]
+        recipe |= {name: dataclasses.asdict(part) for name, part in parts.items()}
         recipe |= {
-            "depth": depth, "baselines": baselines, "coverage": coverage, "kind": kind, "residues": residues,
+            "depth": depth, "baselines": baselines, "coverage": coverage, "kind": reading.kind, "residues": residues,
             "max_length": max_length, "format": format, "column": column, "id_column": id_column, "seeds": seeds,
             "seed": seed, "device": device, "report": report,
         }  # fmt: skip
         folder = Path(run)
         weights = fingerprint(model)
-        base = merged(load(model))  # an adapter becomes part of the encoder that is fitted
         _check_reads(base, head, labelled.task, model)
         with ExitStack() as held:
             digest = hashlib.sha256(f"{weights} {_digest(labelled)}".encode()).hexdigest()
             world.first(lambda: runs.begin(folder, recipe, "labels or model", digest, _FREE, held))
             job = Comparison(
-                folder, labelled, base, model, weights, head, lora, training, metric, coverage, max_length, kind,
-                residues, seed, world, request, console, recipe,
+                folder, labelled, base, model, weights, head, lora, training, metric, coverage, max_length,
+                reading, seed, world, request, console, recipe,
             )  # fmt: skip
             said = job.describe()
             for by in split.methods:
                 place = folder / by / "split.parquet"
-                division = world.first(partial(sides.kept, place, labelled, by, split, seed, kind == "protein"))
+                division = world.first(partial(sides.kept, place, labelled, by, split, seed))
                 entry = job.begin_split(division, split.identity)
                 said["splits"][by] = entry
                 if baselines:

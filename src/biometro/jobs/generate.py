@@ -16,6 +16,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from biometro.alphabet import Reading
 from biometro.data.alignment import read_alignment
 from biometro.data.intake import Account, clean
 from biometro.data.rows import Rows, check_no_input, check_page, check_table, table_writer
@@ -159,7 +160,7 @@ def _list(names: str | list[str] | None) -> list[str]:
 
 
 def _sequences(names: Sequence[str]) -> list[bytes]:
-    return [letters for _, letters in clean(expand(list(names)), ReadOptions(), "as_is", Account())] if names else []
+    return [letters for _, letters in clean(expand(list(names)), ReadOptions(), Reading(), Account())] if names else []
 
 
 def _rows(one: generation.Group, space: Space) -> Rows:

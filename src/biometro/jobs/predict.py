@@ -15,10 +15,11 @@ import numpy as np
 from rich.console import Console
 
 from biometro.alphabet import AlphabetError
+from biometro.alphabet.kinds import AnyAlphabet
 from biometro.data.intake import Account, clean
 from biometro.data.labels import read_labelled
 from biometro.data.rows import Rows, check_no_input, check_table, table_writer
-from biometro.data.sources import Format, ReadOptions, Record, expand, read
+from biometro.data.sources import Format, ReadOptions, Record, expand
 from biometro.data.task import Answers, LabelConfig
 from biometro.device import pick_device
 from biometro.errors import UserError
@@ -87,9 +88,9 @@ def predict(
     predictors = [Predictor(bundle, pick_device(device), precision, batch_tokens) for bundle in load_all(names, base)]
     asked = predictors[0].asked
     for name, other in zip(names, predictors, strict=True):
-        if (other.asked.kind, other.asked.residues) != (asked.kind, asked.residues):
+        if other.asked.reading != asked.reading:
             raise UserError(
-                f"{name} reads other sequences ({other.asked.kind}, {other.asked.residues}) than {names[0]}"
+                f"{name} reads other sequences, or in another way ({_said(other.asked)}), than {names[0]} ({_said(asked)})"
             )
     titles = [""] if len(names) == 1 else [f"{Path(name).parent.name or Path(name).name}: " for name in names]
     if len({*titles}) < len(titles):
@@ -104,7 +105,7 @@ def predict(
     rows: Rows = []
     count = 0
     with table_writer(path, rows) as write:
-        for chunk in _chunks(sources, options, asked, account):
+        for chunk in _chunks(sources, options, asked, account, predictors[0].bundle.alphabet):
             found = [_answer(predictor, chunk) for predictor in predictors]
             told = [_tell(p.asked, f, probabilities, t) for p, f, t in zip(predictors, found, titles, strict=True)]
             write(
@@ -120,7 +121,7 @@ def predict(
             raise UserError(f"there is no sequence to answer for; dropped: {account.dropped}")
     figures = None
     if compare:
-        figures = _compare(kept, data, labels, options, asked, console)
+        figures = _compare(kept, data, labels, options, asked, predictors[0].bundle.alphabet, console)
     if path is not None:
         console.print(f"{count:,} sequences -> {path}", highlight=False)
     for reason, number in account.dropped.items():
@@ -128,15 +129,16 @@ def predict(
     return Predicted(rows, path, figures)
 
 
+def _said(asked: Answers) -> str:
+    reading = asked.reading
+    return f"{reading.kind}, {reading.residues if reading.kind != 'molecule' else reading.molecules}"
+
+
 def _chunks(
-    sources: Any, options: ReadOptions, asked: Answers, account: Account
+    sources: Any, options: ReadOptions, asked: Answers, account: Account, alphabet: AnyAlphabet
 ) -> Iterator[list[tuple[Record, bytes]]]:
-    if asked.kind == "protein":
-        pairs: Iterator[tuple[Record, bytes]] = clean(sources, options, asked.residues, account)
-    else:
-        pairs = ((record, record.raw.strip()) for source in sources for record in read(source, options))
     chunk: list[tuple[Record, bytes]] = []
-    for pair in pairs:
+    for pair in clean(sources, options, asked.reading, account, alphabet=alphabet):
         chunk.append(pair)
         if len(chunk) == _CHUNK:
             yield chunk
@@ -240,7 +242,7 @@ def _tell_residue_numbers(asked: Answers, found: Sequence[np.ndarray], probabili
 
 def _compare(
     kept: dict[bytes, Any], data: str | list[str], labels: LabelConfig, options: ReadOptions, asked: Answers,
-    console: Console,
+    alphabet: AnyAlphabet, console: Console,
 ) -> dict[str, float]:  # fmt: skip
     """Figures of the answers against labels."""
     task = asked.task
@@ -251,7 +253,7 @@ def _compare(
         raise UserError(
             f"labels.column is {', '.join(labels.columns)}; this model answers, in this order, {', '.join(task.names)}"
         )
-    labelled = read_labelled(data, labels, options, asked.residues, asked.kind, task)
+    labelled = read_labelled(data, labels, options, asked.reading, alphabet, task)
     found = [kept[letters] for letters in labelled.letters]
     figures = metrics.measure(task.kind, labelled.truth, found if task.per_residue else np.stack(found), task.names)
     shown = ", ".join(f"{name} {figures[name]:.4f}" for name in results.MAIN[task.kind] if name in figures)

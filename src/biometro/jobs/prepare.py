@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
 
 import biometro
-from biometro.alphabet import PROTEIN, ResiduePolicy
+from biometro.alphabet import Alphabet, MoleculeAlphabet, MoleculePolicy, Reading, ResiduePolicy, SequenceKind
+from biometro.alphabet.kinds import ALPHABETS
+from biometro.alphabet.molecule import MOST_TOKENS, Growing, Notation
 from biometro.data import parts, splits
-from biometro.data.builder import LARGEST_SHARD, SHARD_RESIDUES, build
+from biometro.data.builder import LARGEST_SHARD, SHARD_RESIDUES, Learning, build
 from biometro.data.corpus import Corpus
-from biometro.data.fill import Cleaning, fill
+from biometro.data.fill import Cleaning, SplitBy, fill
 from biometro.data.intake import Account
 from biometro.data.sources import Format, ReadOptions, Source, expand
 from biometro.errors import UserError
@@ -25,15 +28,42 @@ from biometro.files import new_folder
 console = Console(stderr=True)
 
 
+@dataclass(frozen=True)
+class VocabularyConfig:
+    """The tokens of a corpus of molecules.
+
+    Args:
+        notation: selfies, or smiles (atoms, bonds, ring bonds and branches).
+        least: a symbol that fewer molecules have is left out of the vocabulary.
+        most: symbols; of more, the commonest are taken in.
+        like: corpus whose vocabulary is taken instead of learning one.
+    """
+
+    notation: Notation = "selfies"
+    least: int = 1
+    most: int = MOST_TOKENS
+    like: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.least < 1 or not 1 <= self.most <= MOST_TOKENS:
+            raise UserError(f"vocabulary.least is at least 1, vocabulary.most between 1 and {MOST_TOKENS}")
+
+
 def prepare(
     data: str | list[str],
     out: str,
+    kind: SequenceKind = "protein",
     residues: ResiduePolicy = "keep_as_x",
+    molecules: MoleculePolicy = MoleculePolicy(),
+    vocabulary: VocabularyConfig = VocabularyConfig(),
+    forms: int = 0,
+    reverse: float = 0.0,
     valid: float = 0.01,
     min_length: int = 1,
     max_length: int | None = None,
     format: Format = "auto",
-    column: str = "sequence",
+    column: str | dict[str, str] = "sequence",
+    split: SplitBy | None = None,
     split_column: str | None = None,
     workers: int = 1,
     part: str | None = None,
@@ -50,15 +80,26 @@ def prepare(
         data: FASTA, CSV, TSV or Parquet files (plain, .gz, .zst, .bz2): a path, a pattern such as 'uniref/*.fasta.gz',
             a URL that fsspec knows, a list of these, or example:families.
         out: corpus folder to write.
+        kind: what the sequences are: protein, antibody (heavy|light), tcr (alpha|beta:peptide@MHC) or molecule (SMILES).
         residues: what to do with U O B Z J X and stops inside: keep_as_x, as_is (letters that have a token keep it),
             drop_sequence, or fail.
+        molecules: what to do with salts, stereochemistry, and molecules that cannot be read.
+        vocabulary: how the tokens of molecules are learnt.
+        forms: other SMILES of each molecule, atoms in random order, that are added to its canonical one; all of a molecule
+            stand on one side of the split.
+        reverse: of proteins and receptors, the share that is read back to front in training where its recipe says nothing
+            else (packing.reverse).
         valid: share of sequences held out, chosen by a stable hash of the sequence.
-        min_length: residues; shorter sequences are dropped.
-        max_length: residues; longer sequences are dropped.
+        min_length: residues (tokens of SMILES); shorter sequences are dropped.
+        max_length: of the same; longer sequences are dropped.
         format: of the files; auto goes by their names.
-        column: of CSV, TSV and Parquet files, the one that holds the sequence.
-        split_column: of these, one that says train or valid, instead of the hash; rows with anything else in it (a
-            test set) are left out. A sequence that stands on both sides is held out.
+        column: of CSV, TSV and Parquet files, the one that holds the sequence; of receptors, columns by part, as in
+            {alpha: cdr3a, beta: cdr3b, peptide: epitope}. Tables of public sources are known by their columns.
+        split: what decides which sequences are held out: hash (of the sequence), scaffold (Bemis-Murcko, of molecules),
+            group (split_column names it: a cluster, a patient, an epitope; all of a group are on one side), or column
+            (split_column says train or valid; rows with anything else in it, a test set, are left out). A sequence that
+            stands on both sides is held out. Left out, column where split_column is given, otherwise hash.
+        split_column: of tables, the one that says the side or the group.
         workers: processes that read and clean; any number gives the same corpus.
         part: `3/16` reads the third of sixteen shares of the input and leaves it beside `out`; run one for each, on
             machines that share the folder. Whichever finishes last makes the corpus, the same as one machine would.
@@ -76,19 +117,42 @@ def prepare(
         raise UserError(f"workers is {workers}; at least 1")
     if not 1 <= shard_residues <= LARGEST_SHARD:
         raise UserError(f"shard_residues is {shard_residues}; it must lie between 1 and {LARGEST_SHARD}")
+    split = split or ("hash" if split_column is None else "column")
+    _check_kind(kind, split, split_column, forms, reverse)
+    reading = Reading(kind, residues, molecules)
+    alphabet = _alphabet(kind, vocabulary, molecules.unknown)
     number, of = (1, 1) if part is None else parts.numbers(part)
     folder = Path(out)
-    sources = expand(data, ReadOptions(format))
-    cleaning = Cleaning(ReadOptions(format, column, split_column=split_column), residues, min_length, max_length)
+    sources = expand(data, ReadOptions(format, kind=kind))
+    reads = ReadOptions(format, column, split_column=split_column, kind=kind)
+    growing = Growing(vocabulary.notation) if isinstance(alphabet, Learning) else alphabet
+    cleaning = Cleaning(
+        reads,
+        reading,
+        min_length,
+        max_length,
+        growing,
+        forms,
+        split,
+        valid,
+    )
     options = {
         "residues": residues,
         "valid": valid,
-        "split": "hash" if split_column is None else f"column {split_column}",
+        "split": split if split_column is None else f"{split} {split_column}",
         "min_length": min_length,
         "max_length": max_length,
         "column": column,
         "shard_residues": shard_residues,
     }
+    if kind != "protein":
+        options["kind"] = kind
+    if kind == "molecule":
+        options |= {
+            "molecules": dataclasses.asdict(molecules), "vocabulary": dataclasses.asdict(vocabulary), "forms": forms,
+        }  # fmt: skip
+    if reverse:
+        options["reverse"] = reverse
     names = [source.name for source in sources]
     if part is not None and not overwrite and _made_of(folder, names, options):
         console.print(f"{folder} is there already, of all parts", highlight=False, soft_wrap=True)
@@ -99,7 +163,7 @@ def prepare(
         with new_folder(folder) as work:
             account = fill(work / "spools", sources, cleaning, workers)
             spools = sorted((work / "spools").iterdir())
-            info = _assemble(work, spools, account, sources, options)
+            info = _assemble(work, spools, account, sources, options, alphabet)
             shutil.rmtree(work / "spools")
     else:
         formats = [source.format for source in sources]
@@ -110,14 +174,42 @@ def prepare(
         try:
             account, spools = shared.load(sources)
             with new_folder(folder) as work:
-                info = _assemble(work, spools, account, sources, options)
+                info = _assemble(work, spools, account, sources, options, alphabet)
         except BaseException:
             shared.release()
             raise
         shared.remove()
     corpus = Corpus.open(folder)
-    _report(corpus, info["duplicates"], account, residues, time.perf_counter() - began)
+    _report(corpus, info["duplicates"], account, reading, time.perf_counter() - began)
     return corpus
+
+
+def _check_kind(kind: SequenceKind, split: SplitBy, split_column: str | None, forms: int, reverse: float) -> None:
+    """Raises UserError where options do not go together."""
+    if kind == "text":
+        raise UserError("kind is text; a corpus holds proteins, antibodies, T-cell receptors (tcr) or molecules")
+    if (split in ("column", "group")) != (split_column is not None):
+        raise UserError("split: column or group, and split_column, go together")
+    if kind != "molecule" and (split == "scaffold" or forms):
+        raise UserError("split: scaffold and forms are for kind: molecule")
+    if forms < 0 or not 0 <= reverse <= 1:
+        raise UserError("forms must be at least 0, reverse between 0 and 1")
+    if kind == "molecule" and reverse:
+        raise UserError("a molecule read back to front is another one; reverse is for proteins and receptors")
+
+
+def _alphabet(
+    kind: SequenceKind, vocabulary: VocabularyConfig, unknown: Literal["drop", "unk", "fail"]
+) -> Alphabet | Learning:
+    """Of a kind of sequence; of molecules, that of another corpus, or how it is learnt."""
+    if kind != "molecule":
+        return ALPHABETS[kind]
+    if vocabulary.like is None:
+        return Learning(vocabulary.notation, vocabulary.least, unknown, vocabulary.most)
+    found = Corpus.open(vocabulary.like).alphabet
+    if not isinstance(found, MoleculeAlphabet):
+        raise UserError(f"vocabulary.like: {vocabulary.like} is no corpus of molecules")
+    return found
 
 
 def _check_place(folder: Path, overwrite: bool) -> None:
@@ -164,15 +256,16 @@ def _add_part(shared: parts.Parts, number: int, sources: list[Source], cleaning:
 
 
 def _assemble(
-    work: Path, spools: list[Path], account: Account, sources: list[Source], options: dict[str, Any]
-) -> dict[str, Any]:
+    work: Path, spools: list[Path], account: Account, sources: list[Source], options: dict[str, Any],
+    alphabet: Alphabet | Learning,
+) -> dict[str, Any]:  # fmt: skip
     if account.read == sum(account.dropped.values()):
         reasons = "; ".join(f"{reason}: {count:,}" for reason, count in account.dropped.items())
         raise UserError(f"no sequence is left of {account.read:,} ({reasons})")
     return build(
         work,
         spools,
-        PROTEIN,
+        alphabet,
         lambda digests: splits.by_hash(digests, options["valid"]),
         {
             "intake": account.to_json(),
@@ -185,24 +278,41 @@ def _assemble(
     )
 
 
-def _report(corpus: Corpus, duplicates: int, account: Account, residues: str, seconds: float) -> None:
-    table = Table("", "sequences", "residues", title=str(corpus.folder), title_style="bold")
+def _report(corpus: Corpus, duplicates: int, account: Account, reading: Reading, seconds: float) -> None:
+    table = Table("", "sequences", reading.unit, title=str(corpus.folder), title_style="bold")
     table.columns[0].no_wrap = True
     table.add_row("read", f"{account.read:,}", "")
     for reason, count in account.dropped.items():
         table.add_row(f"dropped: {reason}", f"{count:,}", "", style="yellow")
-    table.add_row(
-        f"with non-standard residues ({residues})", f"{account.with_nonstandard:,}", f"{account.nonstandard_residues:,}"
-    )
+    unusual = f"{account.with_nonstandard:,}", f"{account.nonstandard_residues:,}"
+    if reading.kind != "molecule":
+        table.add_row(f"with non-standard residues ({reading.residues})", *unusual)
+    elif account.with_nonstandard:
+        table.add_row("with tokens that the vocabulary lacks, read as <unk>", *unusual)
+    vocabulary = corpus.info.get("vocabulary")
+    if vocabulary and vocabulary["covered"] < vocabulary["molecules"]:
+        what = "dropped: outside the vocabulary" if vocabulary["unknown"] == "drop" else "with tokens read as <unk>"
+        table.add_row(what, f"{vocabulary['molecules'] - vocabulary['covered']:,}", "", style="yellow")
     table.add_row("exact duplicates removed", f"{duplicates:,}", "")
     for name, split in corpus.info["splits"].items():
         table.add_row(name, f"{split['sequences']:,}", f"{split['residues']:,}", style="green")
     console.print(table)
     lengths = corpus.info["splits"]["train"]["length_percentiles"]
     console.print(
-        f"lengths: 5 % below {lengths['5']}, half below {lengths['50']}, 95 % below {lengths['95']} residues; "
+        f"lengths: 5 % below {lengths['5']}, half below {lengths['50']}, 95 % below {lengths['95']} {reading.unit}; "
         f"{seconds:.1f} s", highlight=False,
     )  # fmt: skip
+    if vocabulary:
+        console.print(
+            f"vocabulary: {vocabulary['kept']:,} of {vocabulary['symbols']:,} {vocabulary['notation']} symbols, covering "
+            f"{vocabulary['covered']:,} of {vocabulary['molecules']:,} molecules", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        if vocabulary["lacking"]:
+            lacking = ", ".join(f"{name} ({count:,})" for name, count in list(vocabulary["lacking"].items())[:10])
+            first = "; ".join(vocabulary["examples"])
+            console.print(
+                f"left out: {lacking}; first molecules: {first}", markup=False, highlight=False, soft_wrap=True
+            )
     for reason, examples in account.examples.items():
         console.print(f"dropped ({reason}): {'; '.join(examples)}", highlight=False, markup=False, soft_wrap=True)
     if account.warning:

@@ -26,7 +26,7 @@ import torch
 import yaml
 from torch import nn
 
-from biometro.alphabet import Alphabet, TokenizerAlphabet
+from biometro.alphabet import Alphabet, TokenizerAlphabet, read_alphabet
 from biometro.data.task import Answers
 from biometro.errors import UserError
 from biometro.files import new_folder, sha256_of
@@ -218,7 +218,7 @@ def from_folder(folder: Path, config: dict[str, Any], base: Bundle | None = None
             and (head.config.pooling == "residues") == answers.task.per_residue
         ):  # fmt: skip
             raise ValueError("its head does not fit what it answers")
-        alphabet = Alphabet.from_json(config["alphabet"]) if "encoder" in modules else None
+        alphabet = read_alphabet(config["alphabet"]) if "encoder" in modules else None
         tied, facts, crop = config["tied"], config["facts"], config["crop"]
         if not _is_text(tied) or not _is_text(facts):
             raise ValueError("tied and facts must map names to text")
