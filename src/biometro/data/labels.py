@@ -13,7 +13,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -146,7 +145,7 @@ def _records(
 ) -> Iterator[tuple[Record, bytes, Cells | None]]:  # fmt: skip
     """Records, their letters, and the cells of their label (and mask); None where there is no label."""
     table = None if config.file is None else _label_file(config)
-    where = config.where or {}
+    asked = config.asked
     for number, source in enumerate(sources):
         account.source = number
         from_header = source.format not in _TABLES
@@ -159,20 +158,19 @@ def _records(
             raise UserError(
                 f"{source.name}: labels.file goes by identifiers; say with id_column where this table has them"
             )
-        if from_header and where:
-            raise UserError(f"{source.name}: labels.where chooses rows of a table, and this is none")
-        fields = () if from_header else (*(() if table is not None else config.cells), *where)
+        if from_header and (asked or config.classes):
+            name = "labels.classes reads" if config.classes else "labels.where chooses"
+            raise UserError(f"{source.name}: {name} rows of a table, and this is none")
+        cells = () if from_header or table is not None else config.cells
+        fields = (*cells, *asked)
         own = ReadOptions(options.format, options.column, options.id_column, options.split_column, fields)
-        rows = (r for r in read(source, own) if all(map(_says, r.fields[len(r.fields) - len(where) :], where.values())))
+        rows = (r for r in read(source, own) if config.chosen(dict(zip(asked, r.fields[len(cells) :], strict=False))))
         for record, letters in clean_records(rows, reading, account, alphabet=alphabet):
             if table is not None:
                 yield record, letters, table.get(record.id)
             else:
-                yield record, letters, _from_header(record, config) if from_header else record.fields
-
-
-def _says(cell: Any, wanted: str) -> bool:
-    return cell is not None and str(cell).strip() == wanted
+                cell = _from_header(record, config) if from_header else config.label(record.fields[: len(cells)])
+                yield record, letters, cell
 
 
 def _label_file(config: LabelConfig) -> dict[str, Cells]:
@@ -184,7 +182,8 @@ def _label_file(config: LabelConfig) -> dict[str, Cells]:
             raise UserError(f"{config.file}: labels.file must be a CSV, TSV or Parquet table")
         for record in read(source, ReadOptions(column=config.file_id, fields=config.cells, identifiers=True)):
             name = record.raw.decode().strip()
-            if table.setdefault(name, record.fields) != record.fields:
+            label = config.label(record.fields)
+            if table.setdefault(name, label) != label:
                 raise UserError(f"{record.where}: a second label for {name!r}, and another one")
     return table
 

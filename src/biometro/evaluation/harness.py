@@ -209,12 +209,13 @@ class Harness:
         mode = self.settings.overlap
         corpus = self.corpora.find(trained) if mode != "none" else None
         if corpus is None:
-            return overlap.describe([], trained, self.corpora, mode)
+            return overlap.describe([], "protein", trained, self.corpora, mode)
         path = self._path(each.task.name, [each.digest, "overlap", corpus.digest, mode, trained.tuned])
         found = self._known(path)
         if found is None:
             say(f"{each.task.name}: looking test sequences up in {corpus.folder}")
-            found = self._keep(path, overlap.describe(self._exam(each).test, trained, self.corpora, mode))
+            exam = self._exam(each)
+            found = self._keep(path, overlap.describe(exam.test, exam.sequences, trained, self.corpora, mode))
         return found
 
     def _exam(self, each: Ready) -> Exam:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from biometro.alphabet import protein
+from biometro.alphabet import MoleculePolicy, Reading, SequenceKind, protein
 from biometro.data import mmseqs, sides
 from biometro.data.labels import Labelled, read_labelled, take
 from biometro.data.sides import Division, SplitConfig
@@ -50,13 +50,17 @@ class ProbeConfig:
     Args:
         labels: where labels stand; its task is the kind of the file.
         split: which sequences are held out; one way.
-        column: of tables, the one that holds the sequence.
+        sequences: what the data hold.
+        molecules: what is done with them before any model reads them.
+        column: of tables, the one that holds the sequence; of receptors, columns by part (`ReadOptions.column`).
         id_column: of tables, the one that holds the identifier.
     """
 
     labels: LabelConfig = field(default_factory=LabelConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
-    column: str = "sequence"
+    sequences: SequenceKind = "protein"
+    molecules: MoleculePolicy = field(default_factory=MoleculePolicy)
+    column: str | dict[str, str] = "sequence"
     id_column: str | None = None
 
     def __post_init__(self) -> None:
@@ -86,8 +90,9 @@ def read(
         if "homology" in split.methods:
             raise NotAtHandError("its split needs MMseqs2: pip install 'biometro[homology]', or put `mmseqs` on PATH")
         split = replace(split, identity=0.0)  # only the leak would need it, and the facts say that it is not known
-    options = ReadOptions("auto", config.column, config.id_column, split.column)
-    labelled = read_labelled(list(data), replace(config.labels, task=kind), options)  # type: ignore[arg-type]
+    options = ReadOptions("auto", config.column, config.id_column, split.column, kind=config.sequences)
+    reading = Reading(config.sequences, molecules=config.molecules)
+    labelled = read_labelled(list(data), replace(config.labels, task=kind), options, reading)  # type: ignore[arg-type]
     metrics.check_metric(kind, metric, labelled.task.names)
     by = split.methods[0]
     made = sides.divide(labelled, by, split, seed) if keep is None else sides.kept(keep, labelled, by, split, seed)
@@ -99,6 +104,7 @@ class ProbeExam:
 
     def __init__(self, labelled: Labelled, division: Division, identity: float, metric: str, seed: int, resamples: int):
         self.task, self.kind, self.metric = labelled.task, labelled.task.kind, metric
+        self.sequences = labelled.kind
         self.seed, self.resamples = seed, resamples
         parts = {name: getattr(division, name) for name in sides.SIDES}
         self.facts = _facts(labelled, division, identity)
@@ -132,13 +138,19 @@ class ProbeExam:
         return found
 
     def model(self, subject: Subject, say: Say) -> dict[str, Score]:
-        """A probe of the model's vectors. Raises UserError where residues have labels and are not its tokens."""
+        """A probe of the model's vectors.
+
+        Raises UserError where the model reads another kind of sequence, or residues have labels and are not its tokens.
+        """
+        everything = [sequence for side in sides.SIDES for sequence in self.letters[side]]
+        subject.reads(everything, self.sequences)
         store = subject.features("residues" if self.task.per_residue else "mean")
 
         def read(letters: Sequence[bytes]) -> list[np.ndarray]:
-            return store.of(letters, lambda done, of: say(f"{done:,} of {of:,} sequences read"))
+            own = subject.reads(letters, self.sequences)
+            return store.of(own, lambda done, of: say(f"{done:,} of {of:,} sequences read"))
 
-        return {"probe": self._probe(read)}
+        return {"probe": replace(self._probe(read), note=subject.note(everything))}
 
     def _probe(self, vectors: Vectors) -> Score:
         rows = self._residues if self.task.per_residue else self._sequences

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from biometro.alphabet import Reading
+from biometro.alphabet import MoleculePolicy, Reading, SequenceKind
 from biometro.data import mmseqs
 from biometro.data.intake import Account, clean
 from biometro.data.labels import Labelled, read_labelled
@@ -46,12 +46,15 @@ class RetrievalConfig:
 
     Args:
         labels: where families stand, as for a classification. A sequence alone in its family is found, but is no query.
-        column: of tables, the one that holds the sequence.
+        sequences, molecules: what the data hold, and what is done with molecules, as in `probes.ProbeConfig`.
+        column: of tables, the one that holds the sequence; of receptors, columns by part (`ReadOptions.column`).
         id_column: of tables, the one that holds the identifier.
     """
 
     labels: LabelConfig = field(default_factory=lambda: LabelConfig(min_per_class=1))
-    column: str = "sequence"
+    sequences: SequenceKind = "protein"
+    molecules: MoleculePolicy = field(default_factory=MoleculePolicy)
+    column: str | dict[str, str] = "sequence"
     id_column: str | None = None
 
 
@@ -64,7 +67,8 @@ class PairsConfig:
         b: that of the second.
         label: column that says what the pair is.
         unrelated: what it says of pairs that are not related; all others are.
-        column: of the table of sequences, the one that holds the sequence.
+        sequences, molecules: what the table of sequences holds, and what is done with molecules.
+        column: of the table of sequences, the one that holds the sequence, or columns by part.
         id_column: the one that holds the identifier.
         top: pairs among which, by score, `precision_at_k` counts the related ones.
     """
@@ -73,7 +77,9 @@ class PairsConfig:
     a: str = "a"
     b: str = "b"
     label: str = "label"
-    column: str = "sequence"
+    sequences: SequenceKind = "protein"
+    molecules: MoleculePolicy = field(default_factory=MoleculePolicy)
+    column: str | dict[str, str] = "sequence"
     id_column: str = "id"
     top: int = 1000
 
@@ -90,7 +96,8 @@ def read(
     if metric not in FAMILIES:
         raise UserError(f"a {kind} task has no figure {metric!r}; choose from {', '.join(FAMILIES)}")
     labels = replace(config.labels, task="classification")
-    labelled = read_labelled(list(data), labels, ReadOptions("auto", config.column, config.id_column))
+    options = ReadOptions("auto", config.column, config.id_column, kind=config.sequences)
+    labelled = read_labelled(list(data), labels, options, Reading(config.sequences, molecules=config.molecules))
     return RetrievalExam(labelled, metric, seed, resamples)
 
 
@@ -104,7 +111,7 @@ class RetrievalExam:
 
     def __init__(self, labelled: Labelled, metric: str, seed: int, resamples: int):
         assert labelled.classes is not None
-        self.letters, self.family = labelled.letters, labelled.classes
+        self.letters, self.family, self.sequences = labelled.letters, labelled.classes, labelled.kind
         self.metric, self.seed, self.resamples = metric, seed, resamples
         sizes = np.bincount(self.family)
         self.queries = np.flatnonzero(sizes[self.family] > 1)
@@ -131,9 +138,9 @@ class RetrievalExam:
         return found
 
     def model(self, subject: Subject, say: Say) -> dict[str, Score]:
-        store = subject.features("mean")
-        found = store.of(self.letters, lambda done, of: say(f"{done:,} of {of:,} sequences read"))
-        return {"cosine": self._near(np.stack(found))}
+        own = subject.reads(self.letters, self.sequences)
+        found = subject.features("mean").of(own, lambda done, of: say(f"{done:,} of {of:,} sequences read"))
+        return {"cosine": replace(self._near(np.stack(found)), note=subject.note(self.letters))}
 
     def _near(self, vectors_NF: np.ndarray) -> Score:
         return self._scored(lambda: cosines(unit(vectors_NF)))
@@ -224,8 +231,9 @@ def read_pairs(
         raise UserError(f"a {kind} task is compared by {' or '.join(PAIRS[:2])}, not by {metric!r}")
     if len(data) != 2:
         raise UserError("data of a task of pairs are two files: sequences, then pairs")
-    options = ReadOptions("auto", config.column, config.id_column)
-    letters = {r.id: s for r, s in clean(expand(data[0], options), options, Reading(), Account())}
+    options = ReadOptions("auto", config.column, config.id_column, kind=config.sequences)
+    reading = Reading(config.sequences, molecules=config.molecules)
+    letters = {r.id: s for r, s in clean(expand(data[0], options), options, reading, Account())}
     fields = ReadOptions("auto", config.a, fields=(config.b, config.label), identifiers=True)
     pairs = []
     for source in expand(data[1], fields):
@@ -257,7 +265,7 @@ class PairsExam:
         self.related_P = ~np.isin(self.said.astype(str), config.unrelated)
         if self.related_P.all() or not self.related_P.any():
             raise UserError(f"all pairs are {'related' if self.related_P.all() else 'unrelated'}: compare `unrelated`")
-        self.metric, self.seed, self.resamples = metric, seed, resamples
+        self.metric, self.seed, self.resamples, self.sequences = metric, seed, resamples, config.sequences
         self.top = min(config.top, len(pairs))
         self.facts = {
             "pairs": f"{len(pairs):,}, {int(self.related_P.sum()):,} of them related",
@@ -285,9 +293,9 @@ class PairsExam:
         return found
 
     def model(self, subject: Subject, say: Say) -> dict[str, Score]:
-        store = subject.features("mean")
-        found = store.of(self.test, lambda done, of: say(f"{done:,} of {of:,} sequences read"))
-        return {"cosine": self._cosine(unit(np.stack(found)))}
+        own = subject.reads(self.test, self.sequences)
+        found = subject.features("mean").of(own, lambda done, of: say(f"{done:,} of {of:,} sequences read"))
+        return {"cosine": replace(self._cosine(unit(np.stack(found))), note=subject.note(self.test))}
 
     def _pieces(self) -> Iterator[np.ndarray]:
         for places in _blocks(len(self.pair_P2), len(self.test)):

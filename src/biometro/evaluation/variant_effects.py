@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from biometro.alphabet import Reading
+from biometro.alphabet import Reading, SequenceKind
 from biometro.data.alignment import Alignment, align
 from biometro.data.changes import BadVariantError
 from biometro.data.hgvs import Notation
@@ -152,6 +152,8 @@ def read(
 class VariantsExam:
     """Assays, each with its wild type; see `protocol.Exam`."""
 
+    sequences: SequenceKind = "protein"
+
     def __init__(
         self, assays: Sequence[Assay], methods: Sequence[str] = ("auto",), seed: int = 0, resamples: int = RESAMPLES,
         search: str | None = None, dropped: Mapping[str, int] | None = None,
@@ -193,6 +195,7 @@ class VariantsExam:
         return found
 
     def model(self, subject: Subject, say: Say) -> dict[str, Score]:
+        subject.reads(self.test, self.sequences)
         likelihood = Likelihood(
             subject.bundle, device=subject.device, batch_tokens=subject.batch_tokens, precision=subject.precision
         )
