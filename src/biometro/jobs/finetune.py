@@ -132,8 +132,8 @@ def finetune(
         reading = Reading(kind_of(base.alphabet, kind, model), residues, molecules)
         labelled = read_labelled(data, labels, options, reading, base.alphabet)
         console = Console(stderr=True, quiet=not world.leads)
-        parts: dict[str, Any] = {"labels": labels, "split": split, "head": head, "lora": lora, "training": training}
-        parts["molecules"] = molecules
+        parts: dict[str, Any] = {"labels": labels, "split": split, "molecules": molecules}
+        parts |= {"head": head, "lora": lora, "training": training}
         recipe: dict[str, Any] = {"model": model, "data": data, "run": run}
         recipe |= {name: dataclasses.asdict(part) for name, part in parts.items()}
         recipe |= {

@@ -90,7 +90,8 @@ def predict(
     for name, other in zip(names, predictors, strict=True):
         if other.asked.reading != asked.reading:
             raise UserError(
-                f"{name} reads other sequences, or in another way ({_said(other.asked)}), than {names[0]} ({_said(asked)})"
+                f"{name} reads other sequences, or in another way, than {names[0]}: {_said(other.asked)} and "
+                f"{_said(asked)}"
             )
     titles = [""] if len(names) == 1 else [f"{Path(name).parent.name or Path(name).name}: " for name in names]
     if len({*titles}) < len(titles):
