@@ -34,6 +34,7 @@ IDENTITY, COVERAGE = 0.5, 0.8
 """Of an alignment from which a sequence counts as a relative; coverage is that of the shorter one."""
 _ALIGNED = ("protein", "antibody")
 _PIECE = 1_000_000  # sequences of a corpus that are searched, and in memory, at once
+_REMEMBERED = 1 << 18  # digests
 DIGEST = "corpus digest"
 """The fact of a model folder that holds its corpus' digest."""
 _IN_WORDS = re.compile(r"corpus digest ([0-9a-f]{16})")
@@ -172,6 +173,7 @@ class _Held:
         learnt = corpus.info.get("vocabulary")
         lacking = isinstance(learnt, dict) and learnt.get("covered") != learnt.get("molecules")
         self._unknown = self._alphabet.id(self._alphabet.unknown) if lacking else None
+        self._digests: dict[int, bytes] = {}
 
     def has(self, letters: bytes, wanted: bytes) -> bool:
         """Whether a sequence of that digest is among them.
@@ -182,7 +184,7 @@ class _Held:
         low, high = 0, len(self._side)
         while low < high:
             middle = (low + high) // 2
-            place = next((at for at in range(middle, high) if self._known(at)), None)
+            place = next((at for at in range(middle, high) if self._at(at)), None)
             if place is None:
                 high = middle
             elif self._at(place) < wanted:
@@ -193,15 +195,19 @@ class _Held:
         for place in range(low, len(self._side)):
             if np.array_equal(self._side[place], tokens):
                 return True
-            if self._known(place):
+            if self._at(place):
                 break
         return False
 
-    def _known(self, place: int) -> bool:
-        return self._unknown is None or self._unknown not in self._side[place]
-
     def _at(self, place: int) -> bytes:
-        return _digest(self._alphabet.decode(self._side[place]).encode())
+        """The digest of a sequence; empty where it can no longer be read off it."""
+        if place not in self._digests:
+            if len(self._digests) >= _REMEMBERED:
+                self._digests.clear()
+            tokens = self._side[place]
+            lost = self._unknown is not None and self._unknown in tokens
+            self._digests[place] = b"" if lost else _digest(self._alphabet.decode(tokens).encode())
+        return self._digests[place]
 
 
 def _digest(letters: bytes) -> bytes:

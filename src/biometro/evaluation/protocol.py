@@ -95,7 +95,7 @@ class Subject:
         several = next((chain for chain in chains if not MARKS.isdisjoint(chain)), None)
         if several is not None:
             raise UserError(
-                f"{self.name}: is a model of proteins, which reads chains one by one; here several parts stand together "
+                f"{self.name}: is a model of proteins, which reads chains one by one; here parts stand together "
                 f"({several[:40].decode()})"
             )
         return chains
