@@ -64,9 +64,7 @@ def nearest(queries: Sequence[bytes], references: Sequence[bytes], edits: int) -
     return Nearest(found.similarity, first[found.place], found.related).take(number_q)
 
 
-def search(
-    queries: Sequence[bytes], targets: Sequence[bytes], *, most: int = 1, alignments: bool = False
-) -> Hits:
+def search(queries: Sequence[bytes], targets: Sequence[bytes], *, most: int = 1, alignments: bool = False) -> Hits:
     """The `most` most similar targets of each query, peptides included.
 
     Args:
@@ -83,7 +81,7 @@ def search(
         query.append(here + rows.start)
         target.append(there)
         similarity.append(similarity_QT[here, there])
-    hits = Hits(*map(np.concatenate, (query, target, similarity)))
+    hits = Hits(np.concatenate(query), np.concatenate(target), np.concatenate(similarity))
     if not alignments:
         return hits
     start = np.zeros(len(hits.query), np.int64)
@@ -127,8 +125,8 @@ def _cigar(query: bytes, target: bytes) -> str:
 
     moves = {"equal": "M", "replace": "M", "delete": "I", "insert": "D"}  # what makes a target of the query
     runs: list[tuple[str, int]] = []
-    for move, start, end, there, until in Levenshtein.opcodes(query, target).as_list():
-        letter, length = moves[move], max(end - start, until - there)
+    for step in Levenshtein.opcodes(query, target):
+        letter, length = moves[step.tag], max(step.src_end - step.src_start, step.dest_end - step.dest_start)
         if runs and runs[-1][0] == letter:
             length += runs.pop()[1]
         runs.append((letter, length))
@@ -299,9 +297,7 @@ def _among(found: list[_Keys], add: Callable[[np.ndarray, np.ndarray], None]) ->
         _to_first(key, place, key[hub], place[hub], add)
 
 
-def _between(
-    left: list[_Keys], right: list[_Keys], add: Callable[[np.ndarray, np.ndarray], None]
-) -> None:
+def _between(left: list[_Keys], right: list[_Keys], add: Callable[[np.ndarray, np.ndarray], None]) -> None:
     """Links each of the left to those of the right with the same key, one of the two being a hub."""
     for here, there in ((left, right), (right, left)):
         key, place, hub = (np.concatenate(column) for column in zip(*here, strict=True))

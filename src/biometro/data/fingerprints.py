@@ -83,12 +83,13 @@ def search(queries: Sequence[bytes], targets: Sequence[bytes], *, most: int = 1,
         parts.setdefault(rows.start, []).append(
             (query + rows.start, target + columns.start, similarity_QT[query, target])
         )
-    kept = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    kept = [[np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)]]
     for blocks in parts.values():
         query, target, similarity = (np.concatenate(column) for column in zip(*blocks, strict=True))
         order = np.lexsort((target, -similarity, query))
         first = np.searchsorted(query[order], query[order])  # where each query's hits begin
-        kept.append(tuple(column[order][np.arange(len(order)) - first < most] for column in (query, target, similarity)))  # type: ignore[arg-type]
+        best = order[np.arange(len(order)) - first < most]
+        kept.append([query[best], target[best], similarity[best]])
     query, target, similarity = (np.concatenate(column) for column in zip(*kept, strict=True))
     return Hits(query, target, similarity.astype(np.float32))
 
@@ -106,7 +107,8 @@ def butina(letters: Sequence[bytes], tanimoto: float) -> np.ndarray:
     count = len(bits)
     pairs = [np.empty((2, 0), np.int32)]
     for rows, columns, similarity_QR in _similarities(bits, bits, lower=True):
-        pair = np.stack(np.nonzero(similarity_QR >= tanimoto)) + [[rows.start], [columns.start]]
+        row, column = np.nonzero(similarity_QR >= tanimoto)
+        pair = np.stack([row + rows.start, column + columns.start])
         pairs.append(pair[:, pair[0] > pair[1]].astype(np.int32))
     one, two = np.concatenate(pairs, axis=1)
     both = np.concatenate([one, two]), np.concatenate([two, one])

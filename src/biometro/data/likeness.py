@@ -94,9 +94,7 @@ class Alignments:
         if not alignments or found.query_start is None or found.target_start is None or found.cigar is None:
             return hits
         cigar = [found.cigar[i] for i in kept.tolist()]
-        return Hits(
-            hits.query, hits.target, hits.similarity, found.query_start[kept], found.target_start[kept], cigar
-        )
+        return Hits(hits.query, hits.target, hits.similarity, found.query_start[kept], found.target_start[kept], cigar)
 
 
 class Edits:

@@ -35,6 +35,8 @@ class LabelConfig:
         several: between the names of a sequence's labels in one cell (multilabel).
         unknown: what stands for a label that is not known; for residues each letter or number among these.
         mask: column with a 1 for every residue whose label counts, 0 for others.
+        group: of tables, a column that groups sequences (by epitope, say); figures "auroc_per_group" and
+            "auc01_per_group" are means over its groups, and identical sequences of two groups both count.
         where: of tables, take only rows in which these columns say this (an assay of many, say).
         at_most: take at most so many sequences, chosen by digest.
         bad: a record without a usable label (no such field, unknown, no number, another length than its sequence):
@@ -56,6 +58,7 @@ class LabelConfig:
     several: str = ";"
     unknown: list[str] = dataclasses.field(default_factory=lambda: ["", "NA", "nan", "NaN", "None", "?"])
     mask: str | None = None
+    group: str | None = None
     where: dict[str, str] | None = None
     at_most: int | None = None
     bad: Literal["fail", "drop"] = "fail"
@@ -66,6 +69,10 @@ class LabelConfig:
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.field, self.key, self.pattern, self.file)) > 1:
             raise UserError("labels.field, labels.key, labels.pattern and labels.file exclude one another")
+        if self.group is not None and (self.field, self.key, self.pattern) != (None, None, None):
+            raise UserError("labels.group names a column of a table; headers have none (give a table in labels.file)")
+        if self.group is not None and self.task not in ("classification", "multilabel"):
+            raise UserError(f"labels.group is for classification and multilabel; {self.task} has no figures per group")
         if not self.columns:
             raise UserError("labels.column names no column")
         if len(self.columns) > 1 and self.task not in ("multilabel", "regression"):
@@ -92,8 +99,8 @@ class LabelConfig:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The columns that are read: those of the label, then the mask."""
-        return (*self.columns, *(() if self.mask is None else (self.mask,)))
+        """The columns that are read: those of the label, then the mask, then the group."""
+        return (*self.columns, *(name for name in (self.mask, self.group) if name is not None))
 
 
 @dataclass(frozen=True)
