@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from biometro.data.mmseqs import installed
 from biometro.errors import UserError
 from biometro.evaluation import overlap
 from biometro.evaluation.overlap import Corpora, Trained
-from biometro.evaluation.probes import installed
 from biometro.evaluation.protocol import RESAMPLES, Exam, NotAtHandError, Score, Subject
 from biometro.evaluation.results import plain
 from biometro.evaluation.tasks import TaskFile

@@ -24,12 +24,13 @@ from biometro.alphabet import MoleculePolicy, Reading, SequenceKind
 from biometro.data import mmseqs
 from biometro.data.intake import Account, clean
 from biometro.data.labels import Labelled, read_labelled
+from biometro.data.mmseqs import installed
 from biometro.data.sources import ReadOptions, expand
 from biometro.data.sources import read as read_records
 from biometro.data.task import LabelConfig
 from biometro.errors import UserError
 from biometro.evaluation import resampling
-from biometro.evaluation.probes import Say, composition, installed
+from biometro.evaluation.probes import Say, composition
 from biometro.evaluation.protocol import RESAMPLES, Score, Subject
 
 FAMILIES = ("top1", "mrr", "map")

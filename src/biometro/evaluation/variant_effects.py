@@ -27,12 +27,12 @@ from biometro.data.alignment import Alignment, align
 from biometro.data.changes import BadVariantError
 from biometro.data.hgvs import Notation
 from biometro.data.intake import Account, clean
+from biometro.data.mmseqs import installed
 from biometro.data.sources import ReadOptions, expand
 from biometro.data.sources import read as read_records
 from biometro.data.variants import Variant
 from biometro.errors import UserError
 from biometro.evaluation import metrics, resampling, substitution
-from biometro.evaluation.probes import installed
 from biometro.evaluation.protocol import RESAMPLES, Score, Subject
 from biometro.inference.likelihood import Likelihood
 from biometro.inference.variants import METHODS, Scorer, average, chosen, methods_of
