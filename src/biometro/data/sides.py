@@ -30,7 +30,7 @@ from biometro.files import new_file, saying
 
 By = Literal["random", "homology", "column", "group", "cdr3", "scaffold", "butina"]
 _WAYS: dict[SequenceKind, tuple[By, ...]] = {
-    "protein": ("homology",), "antibody": ("homology",), "tcr": ("cdr3",), "molecule": ("scaffold", "butina"),
+    "protein": ("homology",), "antibody": ("homology", "cdr3"), "tcr": ("cdr3",), "molecule": ("scaffold", "butina"),
 }  # fmt: skip
 """By what relatives of a kind are kept together; the ways that are not named here take any kind."""
 _NAMES = {"protein": "proteins", "antibody": "antibodies", "tcr": "T-cell receptors", "molecule": "molecules"}
@@ -50,10 +50,11 @@ class SplitConfig:
 
     Args:
         by: random (classes in like proportions), column (the table says the side), or whole families: homology
-            (proteins and antibodies that align), cdr3 (T-cell receptors of like CDR3s), scaffold (molecules with the
-            same rings and linkers), butina (molecules of like fingerprints), group (what the table says in one column:
-            an epitope, a patient). No family is on two sides. Several by name compare them.
-        column: of tables, the one that names the side, or the group.
+            (proteins and antibodies that align), cdr3 (receptors of like CDR3s: those of T-cell receptors as they
+            stand, or what `column` holds, as antibodies need it), scaffold (molecules with the same rings and linkers),
+            butina (molecules of like fingerprints), group (what the table says in one column: an epitope, a patient).
+            No family is on two sides. Several by name compare them.
+        column: of tables, the one that names the side, or the group, or holds the CDR3.
         train_is: what it says of training sequences; left out, all that is neither of the others. Capitals or not is
             the same in all three; sequences on no side are counted and left out.
         valid_is: what it says of validation sequences; where there are none, a share of train is taken at random.
@@ -63,8 +64,8 @@ class SplitConfig:
         identity: share of identical residues from which two aligned proteins or antibodies count as relatives; 0 leaves
             relatives out of account, and the leak unmeasured.
         coverage: share of the shorter sequence that must be aligned.
-        edits: letters by which the chains of two T-cell receptors may differ, taken together, to count as relatives:
-            0, 1 or 2.
+        edits: letters by which the chains of two T-cell receptors, or two CDR3s, may differ, taken together, to count
+            as relatives: 0, 1 or 2.
         tanimoto: similarity of fingerprints (ECFP4) from which two molecules count as relatives.
     """
 
@@ -84,7 +85,7 @@ class SplitConfig:
         if not self.methods:
             raise UserError("split.by names nothing to split by")
         asking = {"column", "group"} & {*self.methods}
-        if len(asking) != (self.column is not None):
+        if len(asking) > 1 or (self.column is None) != (not asking and not self.cdr3_column):
             raise UserError(
                 "split.column names either sides (split.by: column) or groups (split.by: group), not both"
                 if len(asking) > 1
@@ -102,6 +103,11 @@ class SplitConfig:
     @property
     def methods(self) -> list[By]:
         return list(self.by) if isinstance(self.by, list) else [self.by]
+
+    @property
+    def cdr3_column(self) -> str | None:
+        """The column that holds CDR3s; None where they are read off the sequences."""
+        return self.column if "cdr3" in self.methods and not {"column", "group"} & {*self.methods} else None
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ def divide(labelled: Labelled, by: By, config: SplitConfig, seed: int) -> Divisi
     missing.
     """
     shares, families = (config.valid, config.test), None
-    _check_way(by, labelled.kind)
+    _check_way(by, labelled.kind, config)
     if by == "homology":
         side, families = splits.homology_split(
             unmarked(labelled.letters), labelled.classes, identity=config.identity, coverage=config.coverage,
@@ -170,7 +176,7 @@ def divide(labelled: Labelled, by: By, config: SplitConfig, seed: int) -> Divisi
     return Division(by, train, valid, test, families, leaks)
 
 
-def _check_way(by: By, kind: SequenceKind) -> None:
+def _check_way(by: By, kind: SequenceKind, config: SplitConfig) -> None:
     """Raises UserError, naming the ways there are, where sequences of the kind are not compared in this one."""
     own = _WAYS.get(kind, ())
     meant = [name for name, ways in _WAYS.items() if by in ways]
@@ -180,18 +186,23 @@ def _check_way(by: By, kind: SequenceKind) -> None:
         raise UserError(
             f"split.by: {by} is for {kinds}, and these are {_NAMES.get(kind, 'read as text')}; choose from {others}"
         )
+    if by == "cdr3" and kind == "antibody" and config.cdr3_column is None:
+        raise UserError("split.by: cdr3 of antibodies goes by a column of the table; name it with split.column")
 
 
 def _families(labelled: Labelled, by: By, config: SplitConfig) -> np.ndarray:
     """(N,) int64 what stays together; -1 where a sequence has no group, and is on no side."""
-    if by == "cdr3":
+    if by == "cdr3" and config.cdr3_column is None:
         return edits.families(labelled.letters, config.edits)
     if by == "scaffold":
         return fingerprints.scaffold_families(labelled.letters)
     if by == "butina":
         return fingerprints.butina(labelled.letters, config.tanimoto)
-    places: dict[str, int] = {}
     names = [(name or "").strip() for name in labelled.sides]
+    if by == "cdr3":
+        loops = [name.upper().encode("latin-1", "replace") for name in names]
+        return np.where([bool(loop) for loop in loops], edits.families(loops, config.edits), -1)
+    places: dict[str, int] = {}
     return np.array([places.setdefault(name, len(places)) if name else -1 for name in names], np.int64)
 
 

@@ -24,6 +24,7 @@ from biometro.alphabet.kinds import PLURALS
 from biometro.alphabet.molecule import Growing
 from biometro.data import mmseqs
 from biometro.data.corpus import Corpus, Split
+from biometro.data.likeness import unmarked
 from biometro.data.remote import is_url
 from biometro.data.spool import DIGEST_BYTES
 from biometro.errors import UserError
@@ -149,20 +150,15 @@ def relatives(test: Sequence[bytes], corpus: Corpus) -> int:
     Raises UserError where MMseqs2 is missing or fails.
     """
     side = corpus.split("train")
-    left = [_one_chain(letters) for letters in test]
+    left = unmarked(test)
     for start in range(0, len(side), _PIECE):
         if not left:
             break
         part = range(start, min(start + _PIECE, len(side)))
-        letters = [_one_chain(corpus.alphabet.decode(side[number]).encode()) for number in part]
+        letters = unmarked([corpus.alphabet.decode(side[number]).encode() for number in part])
         found = {*mmseqs.search(left, letters, identity=IDENTITY, coverage=COVERAGE).query.tolist()}
         left = [sequence for number, sequence in enumerate(left) if number not in found]
     return len(test) - len(left)
-
-
-def _one_chain(letters: bytes) -> bytes:
-    """An antibody as MMseqs2 reads it: its domains in a row, an unknown residue between them."""
-    return letters.strip(b"|").replace(b"|", b"X")
 
 
 class _Held:

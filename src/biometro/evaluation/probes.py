@@ -130,7 +130,7 @@ class ProbeExam:
         """What letters alone, and the nearest training sequence, give on the same split."""
         names, found = self.task.names, {}
         if not self.task.per_residue:
-            found["composition"] = self._probe(lambda letters: list(composition(letters)))
+            found["composition"] = self._probe(lambda letters: list(composition(letters, self.sequences)))
             aligned = one_hot(self.letters["train"], [*self.letters["valid"], *self.test])
             if aligned is not None:
                 found["one-hot"] = self._probe(aligned)
@@ -220,9 +220,10 @@ class ProbeExam:
         return [rows[own] for rows, own in zip(known, _split(chosen, ends), strict=True)]
 
 
-def composition(letters: Sequence[bytes]) -> np.ndarray:
-    """(N, 21) float64: shares of the twenty standard residues, and the logarithm of the length."""
-    codes = np.frombuffer(protein.STANDARD.encode(), np.uint8)
+def composition(letters: Sequence[bytes], kind: SequenceKind = "protein") -> np.ndarray:
+    """(N, 21) float64: shares of the twenty standard residues, and the logarithm of the length; of molecules (N, 94)
+    those of the characters of SMILES, which are atoms, bonds, rings and branches."""
+    codes = np.arange(33, 126) if kind == "molecule" else np.frombuffer(protein.STANDARD.encode(), np.uint8)
     found = np.empty((len(letters), len(codes) + 1))
     for row, sequence in zip(found, letters, strict=True):
         counts = np.bincount(np.frombuffer(sequence, np.uint8), minlength=256)[codes]

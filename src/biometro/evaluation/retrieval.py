@@ -3,9 +3,9 @@
     sequences, families ─▶ vectors, of length one ─▶ products, block by block ─▶ rank of each relative ─▶ figures
     pairs, related or not ─▶ cosine of each pair ─▶ figures of its ranking
 
-Beside it stand the same from amino-acid composition and 3-mers, MMseqs2's scores of alignments and, for pairs, how near
-their lengths are. Sequences that are
-not told apart by a score rank in the worst order, so that a method gains nothing by having no opinion.
+Beside it stand the same from composition and 3-mers, the likeness of the kind (MMseqs2's scores of alignments, edits,
+Tanimoto) and, for pairs, how near their lengths are. Sequences that are not told apart by a score rank in the worst
+order, so that a method gains nothing by having no opinion.
 
 Shapes: N sequences, Q queries of a block, F features, P pairs, U units of resampling.
 """
@@ -24,6 +24,7 @@ from biometro.alphabet import MoleculePolicy, Reading, SequenceKind
 from biometro.data import mmseqs
 from biometro.data.intake import Account, clean
 from biometro.data.labels import Labelled, read_labelled
+from biometro.data.likeness import Likeness, likeness_of, unmarked
 from biometro.data.mmseqs import installed
 from biometro.data.sources import ReadOptions, expand
 from biometro.data.sources import read as read_records
@@ -37,6 +38,7 @@ FAMILIES = ("top1", "mrr", "map")
 PAIRS = ("auroc", "auprc", "precision_at_k")
 _BLOCK = 4_000_000  # scores in memory at once
 _MOST_HITS = 300  # of MMseqs2, for each query
+_MOST_PAIRS = 1 << 24  # of other likenesses that are kept
 
 Scores = Callable[[np.ndarray], np.ndarray]  # queries (Q,) -> their scores with all sequences (Q, N)
 
@@ -131,11 +133,12 @@ class RetrievalExam:
 
     def baselines(self) -> dict[str, Score]:
         found = {
-            "composition": self._near(composition(self.letters)[:, :-1]),
+            "composition": self._near(composition(self.letters, self.sequences)[:, :-1]),
             "k-mers": self._scored(lambda: cosines(kmers(self.letters))),
         }
-        if installed():
-            found["alignment"] = self._scored(lambda: alignments(self.letters))
+        rival = neighbours(self.sequences)
+        if rival is not None:
+            found[rival[0]] = self._scored(lambda: rival[1](self.letters))
         return found
 
     def model(self, subject: Subject, say: Say) -> dict[str, Score]:
@@ -210,16 +213,35 @@ def cosines(rows: Any) -> Scores:
     return scores
 
 
+def neighbours(kind: SequenceKind) -> tuple[str, Callable[[Sequence[bytes]], Scores]] | None:
+    """The likeness without a model that sequences of a kind are ranked by, and its name; None where there is none."""
+    if kind in ("protein", "antibody"):
+        return ("alignment", alignments) if installed() else None
+    likeness = likeness_of(kind)
+    return None if likeness is None else (likeness.measure, lambda letters: similarities(letters, likeness))
+
+
 def alignments(letters: Sequence[bytes]) -> Scores:
     """Bits of MMseqs2's alignments of all with all; 0 where it has none.
 
     Raises UserError where MMseqs2 is missing or fails.
     """
+    own = unmarked(letters)
+    hits = mmseqs.search(own, own, most=min(len(letters), _MOST_HITS))
+    return _table(hits.query, hits.target, hits.bits, len(letters))
+
+
+def similarities(letters: Sequence[bytes], likeness: Likeness) -> Scores:
+    """Similarities of all with all; of very many, 0 beyond the nearest of each."""
+    N = len(letters)
+    hits = likeness.search(letters, letters, most=min(N, max(_MOST_HITS, _MOST_PAIRS // max(1, N))))
+    return _table(hits.query, hits.target, hits.similarity, N)
+
+
+def _table(query: np.ndarray, target: np.ndarray, score: np.ndarray, count: int) -> Scores:
     from scipy.sparse import coo_array
 
-    hits = mmseqs.search(letters, letters, most=min(len(letters), _MOST_HITS))
-    table = coo_array((np.maximum(hits.bits, 1e-3), (hits.query, hits.target)), shape=(len(letters), len(letters)))
-    rows = table.tocsr()
+    rows = coo_array((np.maximum(score, 1e-3), (query, target)), shape=(count, count)).tocsr()
     return lambda query_Q: rows[query_Q].toarray()
 
 
@@ -276,21 +298,22 @@ class PairsExam:
         }
 
     def baselines(self) -> dict[str, Score]:
-        lengths_N = composition(self.test)[:, -1]
+        lengths_N = composition(self.test, self.sequences)[:, -1]
         # Domains of one family are of like length: sets of pairs are easily told apart by that alone.
         apart_P = np.abs(lengths_N[self.pair_P2[:, 0]] - lengths_N[self.pair_P2[:, 1]])
         found = {
             "length": self._scored(-apart_P, time.perf_counter()),
-            "composition": self._cosine(unit(composition(self.test)[:, :-1])),
+            "composition": self._cosine(unit(composition(self.test, self.sequences)[:, :-1])),
             "k-mers": self._cosine(kmers(self.test)),
         }
-        if installed():
+        rival = neighbours(self.sequences)
+        if rival is not None:
             began = time.perf_counter()
-            scores = alignments(self.test)
-            bits_P = np.concatenate(
+            scores = rival[1](self.test)
+            value_P = np.concatenate(
                 [scores(block_B2[:, 0])[np.arange(len(block_B2)), block_B2[:, 1]] for block_B2 in self._pieces()]
             )
-            found["alignment"] = self._scored(bits_P, began)
+            found[rival[0]] = self._scored(value_P, began)
         return found
 
     def model(self, subject: Subject, say: Say) -> dict[str, Score]:
