@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +170,39 @@ def test_clusters_scaffolds_and_groups_stay_whole() -> None:
         ("tcr", "homology", "homology is for proteins and antibodies, and these are T-cell receptors; choose from cdr3, "
          "random, column, group"),
         ("molecule", "homology", "these are molecules; choose from scaffold, butina, random, column, group"),
-        ("protein", "cdr3", "cdr3 is for T-cell receptors, and these are proteins; choose from homology, random"),
+        ("protein", "cdr3", "cdr3 is for antibodies and T-cell receptors, and these are proteins; choose from"),
+        ("antibody", "cdr3", "cdr3 of antibodies goes by a column of the table; name it with split.column"),
         ("text", "scaffold", "scaffold is for molecules, and these are read as text; choose from random, column, group"),
     ],
 )  # fmt: skip
 def test_a_way_that_a_kind_does_not_have_is_refused(kind: Any, by: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         sides.divide(of_kind(kind, [b"CCC"] * 30), by, SplitConfig(by=by), 0)
+
+
+@pytest.mark.parametrize("edits", [0, 1, 2])
+def test_antibodies_are_split_by_the_cdr3_that_a_column_holds(edits: int) -> None:
+    from rapidfuzz.distance import Levenshtein
+
+    random = np.random.default_rng(0)
+    loops: list[str] = []
+    for _ in range(60):
+        loop = "".join(random.choice(list("ACDEFGHIKL"), 9))
+        loops += [loop, loop[:4] + str(random.choice(list("MNPQ"))) + loop[5:]][: int(random.integers(1, 3))]
+    data = of_kind("antibody", [f"EVQ{'AC'[n % 2] * (n + 1)}|DIQ".encode() for n in range(len(loops) + 1)])
+    data = dataclasses.replace(data, sides=[*loops, None])
+    config = SplitConfig(by="cdr3", column="CDRH3", valid=0.2, edits=edits, identity=0)
+    found = sides.divide(data, "cdr3", config, 0)
+    assert found.sizes()["test"] == pytest.approx(0.2 * len(loops), abs=3)
+    assert sum(found.sizes().values()) == len(loops)  # without a CDR3, on no side
+    near = [
+        Levenshtein.distance(loops[i], loops[j])
+        for part in (found.valid, found.test)
+        for i in part
+        for j in found.train
+    ]
+    assert min(near) > edits
+    assert SplitConfig(by=["cdr3", "column"], column="side").cdr3_column is None
 
 
 def test_a_split_that_makes_no_sense_is_refused() -> None:

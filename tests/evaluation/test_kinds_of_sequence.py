@@ -200,9 +200,10 @@ def test_classes_are_for_tables_and_classifications(tmp_path: Path) -> None:
     (tmp_path / "x.fasta").write_text(">a\nMKT\n")
     with pytest.raises(UserError, match=r"labels\.classes reads rows of a table, and this is none"):
         probes.read_labelled(str(tmp_path / "x.fasta"), LabelConfig(classes=CLASSES, field=0))
-    for wrong in ({"task": "regression", "classes": CLASSES}, {"classes": {"yes": {}}}):
+    wrongs: list[dict[str, Any]] = [{"task": "regression", "classes": CLASSES}, {"classes": {"yes": {}}}]
+    for wrong in wrongs:
         with pytest.raises(UserError, match=r"labels\.classes names the classes of a classification"):
-            LabelConfig(**wrong)  # type: ignore[arg-type]
+            LabelConfig(**wrong)
 
 
 @given(st.one_of(st.none(), st.text(max_size=3), st.floats(), st.integers()), st.lists(st.text(max_size=3), max_size=3))
