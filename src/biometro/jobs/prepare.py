@@ -20,6 +20,7 @@ from biometro.data.builder import LARGEST_SHARD, SHARD_RESIDUES, Learning, build
 from biometro.data.corpus import Corpus
 from biometro.data.fill import Cleaning, SplitBy, fill
 from biometro.data.intake import Account
+from biometro.data.layouts import Region
 from biometro.data.sources import Format, ReadOptions, Source, expand
 from biometro.errors import UserError
 from biometro.files import new_folder
@@ -62,6 +63,7 @@ def prepare(
     max_length: int | None = None,
     format: Format = "auto",
     column: str | dict[str, str] = "sequence",
+    region: Region = "auto",
     split: SplitBy | None = None,
     split_column: str | None = None,
     workers: int = 1,
@@ -76,8 +78,8 @@ def prepare(
     byte, whatever the order of files.
 
     Args:
-        data: FASTA, CSV, TSV or Parquet files (plain, .gz, .zst, .bz2): a path, a pattern such as 'uniref/*.fasta.gz',
-            a URL that fsspec knows, a list of these, or example:families.
+        data: FASTA, CSV, TSV, Parquet, SMILES or SDF files (plain, .gz, .zst, .bz2): a path, a pattern such as
+            'uniref/*.fasta.gz', a URL that fsspec knows, a list of these, or example:families.
         out: corpus folder to write.
         kind: what the sequences are: protein, antibody (heavy|light), tcr (alpha|beta:peptide@MHC), molecule (SMILES).
         residues: what to do with U O B Z J X and stops inside: keep_as_x, as_is (letters that have a token keep it),
@@ -94,6 +96,8 @@ def prepare(
         format: of the files; auto goes by their names.
         column: of CSV, TSV and Parquet files, the one that holds the sequence; of receptors, columns by part, as in
             {alpha: cdr3a, beta: cdr3b, peptide: epitope}. Tables of public sources are known by their columns.
+        region: of such a table's chains: full (the V domain), cdr3, or cdrs (CDR1, CDR2, CDR3); auto is full for
+            antibodies and cdr3 for T-cell receptors.
         split: what decides which sequences are held out: hash (of the sequence), scaffold (Bemis-Murcko, of molecules),
             group (split_column names it: a cluster, a patient, an epitope; all of a group are on one side), or column
             (split_column says train or valid; rows with anything else in it, a test set, are left out). A sequence that
@@ -117,8 +121,8 @@ def prepare(
     if forms and vocabulary.notation == "selfies":
         raise UserError("forms are other SMILES of a molecule; SELFIES have none: choose vocabulary.notation smiles")
     number, of = (1, 1) if part is None else parts.numbers(part)
-    sources = expand(data, ReadOptions(format, kind=kind))
-    reads = ReadOptions(format, column, split_column=split_column, kind=kind)
+    reads = ReadOptions(format, column, split_column=split_column, kind=kind, region=region)
+    sources = expand(data, reads)
     options = {
         "residues": residues, "valid": valid, "split": split if split_column is None else f"{split} {split_column}",
         "min_length": min_length, "max_length": max_length, "column": column, "shard_residues": shard_residues,
@@ -129,6 +133,8 @@ def prepare(
         options |= {"molecules": asdict(molecules), "vocabulary": asdict(vocabulary), "forms": forms}
     if reverse:
         options["reverse"] = reverse
+    if region != "auto":
+        options["region"] = region
     making = _Making(
         Path(out), sources, Cleaning(reads, reading, min_length, max_length, growing, forms, split, valid), alphabet,
         options, workers,
