@@ -188,7 +188,9 @@ def read_piece(piece: Piece, source: Source, options: ReadOptions = ReadOptions(
 
     Raises UserError as `read` does.
     """
-    if piece.data is not None and source.format == "smi":
+    if piece.records is not None:
+        yield from piece.records
+    elif piece.data is not None and source.format == "smi":
         for name, raw, line, rest in molfiles.read_smiles(piece.data, piece.first, source.name, piece.head):
             yield Record(name, raw, source.name, line, None, rest)
     elif piece.data is not None and source.format == "sdf":
