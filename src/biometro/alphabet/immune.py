@@ -31,7 +31,7 @@ TCR = replace(PROTEIN, name="tcr", tokens=(*PROTEIN.tokens, CHAIN, PEPTIDE, MHC)
 
 _MARKS = {"antibody": CHAIN.encode(), "tcr": (CHAIN + PEPTIDE + MHC).encode()}
 _SHAPE = {
-    "antibody": re.compile(rb"([^|]*)(?:\|([^|]*))?"),
+    "antibody": re.compile(rb"([^|:@]*)(?:\|([^|:@]*))?"),
     "tcr": re.compile(rb"([^|:@]*)(?:\|([^|:@]*))?(?::([^|:@]*))?(?:@([^|:@]*))?"),
 }
 _USUAL = {
@@ -73,28 +73,25 @@ def clean(raw: bytes, kind: ImmuneKind, policy: ResiduePolicy) -> Cleaned:
             wrong[0].decode(),
         )
     letters, unusual = b"", 0
-    for mark, part in zip((b"", b"|", b":", b"@"), found.groups(), strict=False):
+    for number, (mark, part) in enumerate(zip((b"", b"|", b":", b"@"), found.groups(), strict=False), 1):
         if part is None:
             continue
         try:
             one = protein.clean(part, policy)
         except AlphabetError as error:
-            offset = found.start(1) + text.find(part)
-            if len(found.groups()) == 4 and mark == b"@":
-                raise AlphabetError(
+            place = found.start(number) + error.position
+            message = str(error).replace(f"position {error.position}", f"position {place}")
+            if mark == b"@":
+                message = (
                     f"the MHC part {part.decode('ascii', 'replace')[:30]!r} is no sequence of residues; give the "
-                    "residues of the molecule (its pseudosequence, say), not the name of an allele, or leave it out",
-                    offset + error.position,
-                    error.letter,
-                ) from error
-            raise
+                    "residues of the molecule (its pseudosequence, say), not the name of an allele, or leave it out"
+                )
+            raise AlphabetError(message, place, error.letter) from error
         unusual += one.unusual
         if one.dropped:
             return Cleaned(b"", unusual, one.dropped)
-        if one.letters or (mark == b"|"):
+        if one.letters or (mark == b"|" and letters):
             letters += mark + one.letters
-    if not letters.strip(b"|"):
-        letters = b""
     return Cleaned(letters, unusual)
 
 

@@ -87,4 +87,6 @@ def kind_of(alphabet: AnyAlphabet, asked: SequenceKind | None, model: str) -> Se
 
 def read_alphabet(data: dict[str, Any]) -> Alphabet:
     """An alphabet from its JSON. Raises ValueError, KeyError or TypeError for what makes no sense."""
+    if not isinstance(data, dict):
+        raise TypeError("alphabet: not an object of named values")
     return (MoleculeAlphabet if "notation" in data else Alphabet).from_json(data)

@@ -80,8 +80,8 @@ class Filler:
                 account.drop("neither train nor valid in the split column", record)
                 continue
             self.spool.add(letters, held_out)
-            for form in molecule.random_forms(letters.decode(), how.forms) if how.forms else ():
-                self.spool.add(form.encode(), held_out)
+            for form in self._forms(letters):
+                self.spool.add(form, held_out)
         return Found(piece.source, account.read - before, source.bytes, source.sha256)
 
     def _side(self, record: Record, letters: bytes) -> bool | None:
@@ -92,6 +92,14 @@ class Filler:
         if how.by == "scaffold":
             return splits.by_name(fingerprints.scaffold(letters), how.valid)
         return splits.by_name(letters, how.valid) if how.forms else None
+
+    def _forms(self, letters: bytes) -> Iterator[bytes]:
+        """Other SMILES of a molecule, but for those that need a token which the vocabulary lacks."""
+        how = self.cleaning
+        for form in map(str.encode, molecule.random_forms(letters.decode(), how.forms) if how.forms else ()):
+            unknown = how.alphabet.unknowns(form)
+            if not unknown or (how.reading.molecules.unknown == "unk" and unknown != (form.decode(),)):
+                yield form
 
     def finish(self) -> Account:
         """Write the rest to the disk; what became of all records."""
