@@ -287,8 +287,8 @@ def vdjdb_row(
 
 
 PAIRS = [("1", "TRA", "CAVF"), ("1", "TRB", "CASSF"), ("0", "TRB", "CASSL"), ("0", "TRA", "CAVL"),
-         ("2", "TRB", "CASSM"), ("2", "TRA", "CAVM"), ("3", "TRB", "CASSN"), ("4", "TRA", ""), ("4", "TRB", "CASSP"), ("5", "TRB", "CASSQ"),
-         ("5", "TRB", "CASSR")]  # fmt: skip
+         ("2", "TRB", "CASSM"), ("2", "TRA", "CAVM"), ("3", "TRB", "CASSN"), ("4", "TRA", ""),
+         ("4", "TRB", "CASSP"), ("5", "TRB", "CASSQ"), ("5", "TRB", "CASSR")]  # fmt: skip
 PAIRED = ["CAVF|CASSF:GILGFVFTL", "|CASSL:GILGFVFTL", "CAVL|:GILGFVFTL", "CAVM|CASSM:GILGFVFTL", "|CASSN:GILGFVFTL",
           f"({layouts.NO_LETTERS})", "|CASSP:GILGFVFTL", "|CASSQ:GILGFVFTL", "|CASSR:GILGFVFTL"]  # fmt: skip
 
@@ -357,7 +357,7 @@ def test_iedb(tmp_path: Path, header_rows: int) -> None:
         names += [f"Chain {i} - {name}" for name in ("Type", "Curated V Gene", "CDR3 Curated", "CDR3 Calculated",
                   "CDR1 Curated", "CDR1 Calculated", "CDR2 Curated", "CDR2 Calculated")]  # fmt: skip
     rows = [
-        ["1", "alphabeta", "e", "GILGFVFTL", *chain("alpha", "AVF", "XXX", "A,,,C"), *chain("beta", "", "ASSF", ",D,E,")],
+        ["1", "alphabeta", "e", "GILGFVFTL", *chain("alpha", "AVF", "X", "A,,,C"), *chain("beta", "", "ASSF", ",D,E,")],
         ["2", "alphabeta", "e", "KLG + OX(M1)", *chain("beta", "", "ASSL"), *chain("alpha", "AVL", "")],
         ["3", "alphabeta", "e", "GIL", *chain("beta", "", ""), *chain("alpha", "", "")],
         ["4", "construct", "e", "GIL", *chain("TscFv", "AAA", ""), *chain("", "", "")],

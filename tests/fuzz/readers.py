@@ -105,7 +105,8 @@ OAS = (
 AIRR = b"sequence_id\tsequence\tproductive\tv_call\tjunction_aa\nx\tACGT\tT\tTRBV7-2\tCASSF\ny\tACGT\tF\tTRAV1\tCAVF\n"
 VDJDB = (
     b"complex.id\tGene\tCDR3\tV\tSpecies\tMHC A\tEpitope\tMeta\n"
-    b'1\tTRA\tCAVF\tTRAV1\tHomoSapiens\tHLA-A*02\tGIL\t{"x": ""}\n1\tTRB\tCASSF\tTRBV1\tHomoSapiens\tHLA-A*02\tGIL\t{}\n'
+    b'1\tTRA\tCAVF\tTRAV1\tHomoSapiens\tHLA-A*02\tGIL\t{"x": ""}\n'
+    b"1\tTRB\tCASSF\tTRBV1\tHomoSapiens\tHLA-A*02\tGIL\t{}\n"
 )
 MCPAS = b"CDR3.alpha.aa,CDR3.beta.aa,Species,Epitope.peptide\nCAVF\xa0,CASSF,Human,GIL\nNA,CASSL,Mouse,NA\n"
 IEDB = (
@@ -433,8 +434,8 @@ reader("airr.tsv", suffix=".tsv", seeds=[AIRR, VDJDB], run=records(kind="tcr"))
 reader("receptors.csv", suffix=".csv", seeds=[MCPAS, IEDB], run=records(kind="tcr"))
 reader("receptors.txt", suffix=".txt", seeds=[VDJDB, AIRR], run=records(kind="tcr"))
 reader("vdjdb.parquet", suffix=".parquet", seeds=[vdjdb_parquet()], run=records(kind="tcr"))
-reader("smi", suffix=".smi", seeds=[b"smiles zinc_id\nCCO Z1\nc1ccccc1 Z2\n", b"1\tCCO\n2\tC1CC1\n", b"CCO |x| a b\nCN\n"],
-       run=records(kind="molecule"))  # fmt: skip
+reader("smi", suffix=".smi", seeds=[b"smiles zinc_id\nCCO Z1\nc1ccccc1 Z2\n", b"1\tCCO\n2\tC1CC1\n",
+       b"CCO |x| a b\nCN\n"], run=records(kind="molecule"))  # fmt: skip
 reader("smi.txt", suffix=".txt", seeds=[b"CCO ethanol\nCN\n"], run=records(kind="molecule"))
 reader("sdf", suffix=".sdf", seeds=[SDF, SDF.replace(b"\n", b"\r\n"), SDF_V3000],
        run=records(kind="molecule", fields=("CAS",)))  # fmt: skip
