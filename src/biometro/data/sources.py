@@ -163,13 +163,22 @@ def pieces(number: int, source: Source, options: ReadOptions = ReadOptions(), wh
             yield from tables.row_groups(number, source, tables.parquet(raw, source), options)
             raw.seek(0)  # read out of order, so counted in a pass of its own
         else:
-            head = b""
-            for line, data in molfiles.cut(decompress(counted, source.name), source.name, source.format == "sdf"):
-                if line == 1 and source.format == "sdf":
-                    _check_properties(source, options, data)
-                elif line == 1:
-                    head = data.split(b"\n", 1)[0]
-                yield Piece(number, line, data, head=head)
+            yield from _cut_molecules(number, source, decompress(counted, source.name), options)
+
+
+def _cut_molecules(number: int, source: Source, handle: IO[bytes], options: ReadOptions) -> Iterator[Piece]:
+    head, empty = b"", False
+    for line, data in molfiles.cut(handle, source.name, source.format == "sdf"):
+        if line == 1 and source.format == "sdf":
+            _check_properties(source, options, data)
+        elif line == 1:
+            head = data.split(b"\n", 1)[0]
+            empty = molfiles.order_of(head).header and not data[len(head) :].strip()
+        else:
+            empty = empty and not data.strip()
+        yield Piece(number, line, data, head=head)
+    if empty:
+        raise UserError(fasta.no_sequence(source.name))
 
 
 def _check_properties(source: Source, options: ReadOptions, data: bytes) -> None:
