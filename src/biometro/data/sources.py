@@ -162,7 +162,7 @@ def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> l
 
 def paths(name: str) -> list[str]:
     """The files that a path, glob or URL stands for (globs sorted). Raises UserError where there is none."""
-    return remote.guarded(name, _expand_paths, name)
+    return [name] if remote.found(name) else remote.guarded(name, _expand_paths, name)
 
 
 def _expand_paths(name: str) -> list[str]:
