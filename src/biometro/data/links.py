@@ -28,9 +28,10 @@ class ChangedError(UserError):
 
 
 class Link(Protocol):
-    """size: bytes of the file, None where nobody says."""
+    """size: bytes of the file, None where nobody says. seeks: its handles can be moved."""
 
     size: int | None
+    seeks: bool
 
     def open(self, place: int, length: int | None, afresh: bool) -> tuple[IO[bytes], int]:
         """A handle, and the byte of the file at which it stands: `place`, or 0 where all of it comes once more.
@@ -57,6 +58,8 @@ def is_http(url: str) -> bool:
 
 class Http:
     """A file of a web server: one long answer rather than many short ones, so that each byte is a sign of life."""
+
+    seeks = False
 
     def __init__(self, url: str, silence: float):
         import aiohttp  # fsspec needs it for these, and for these alone
@@ -146,6 +149,8 @@ class Http:
 
 class Stored:
     """A file of any other file system."""
+
+    seeks = True
 
     def __init__(self, url: str):
         self.size: int | None = None

@@ -130,7 +130,7 @@ class Transfer(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        return self._link.size is not None or (self._handle is not None and self._handle.seekable())
+        return self._link.size is not None
 
     def tell(self) -> int:
         return self._place
@@ -200,7 +200,7 @@ class Transfer(io.RawIOBase):
             return handle
         if not on:
             self._digest = None
-        if handle is not None and handle.seekable():
+        if handle is not None and self._link.seeks:
             self._ask(handle.seek, place)
             self._at = place
             return handle
