@@ -14,16 +14,16 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, cast
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biometro.alphabet import SequenceKind
-from biometro.data import families, fasta, remote
+from biometro.data import catalogue, families, fasta, molecules, receptors, remote
 from biometro.data.bounds import LONGEST_RECORD, Lines, check_parquet
 from biometro.data.fasta import short
 from biometro.data.streams import CountingReader, decompress
@@ -40,6 +40,8 @@ COMPRESSED_SUFFIXES = (".gz", ".bgz", ".zst", ".bz2")
 EXAMPLES: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
     # few and large, so that a small model learns them in a minute
     "example:families": partial(families.records, seed=0, families=8, members=256),
+    "example:receptors": receptors.records,
+    "example:molecules": molecules.records,
 }
 
 _PIECE_ROWS = 1 << 16
@@ -135,7 +137,7 @@ class ReadOptions:
 
 
 def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> list[Source]:
-    """Paths, globs, URLs, `example:` names and plain sequences -> sources, in the given order (globs sorted).
+    """Paths, globs, URLs, plain sequences, names of examples and of the catalogue -> sources, in order (globs sorted).
 
     A name that is no file and consists of capital letters only is a sequence itself.
 
@@ -150,6 +152,11 @@ def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> l
             if name not in EXAMPLES:
                 raise UserError(f"there is no {name}; the embedded data sets are: {', '.join(EXAMPLES)}")
             sources.append(Source(name, "example"))
+            continue
+        if name.startswith(catalogue.PREFIX):
+            entry, url = catalogue.resolve(name)
+            format_ = entry.format if options.format == "auto" else options.format
+            sources += expand(url, replace(options, format=cast(Format, format_)))
             continue
         letters_only = name.isascii() and name.isalpha() and name.isupper()
         if letters_only and not os.path.exists(name):  # noqa: PTH110 (Path.exists raises on a long name)
