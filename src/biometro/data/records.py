@@ -39,8 +39,8 @@ class Piece(NamedTuple):
 
     FASTA, SMILES and SDF files come as their bytes, `data`, of which `first` is the line; `head` is the first line of
     the file, where it is one of a SMILES file. Of a Parquet file, `groups` names the row groups and `first` the row
-    before them. `records` are some that were read already, where making letters of them is the longer work. With none of
-    these it is the whole source.
+    before them. `records` are some that were read already, where making letters of them is the longer work. With none
+    of these it is the whole source.
     """
 
     source: int  # its number in the list of sources

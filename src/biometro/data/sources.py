@@ -16,13 +16,14 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import IO
+from typing import IO, cast
 
 import fsspec
 import pyarrow as pa
 
-from biometro.data import families, fasta, layouts, molfiles, remote, tables
+from biometro.data import catalogue, families, fasta, layouts, molecules, molfiles, receptors, remote, tables
 from biometro.data.bounds import Lines
 from biometro.data.fasta import short
 from biometro.data.records import TABLES, Format, Kind, Piece, ReadOptions, Record, Source
@@ -43,13 +44,15 @@ COMPRESSED_SUFFIXES = (".gz", ".bgz", ".zst", ".bz2")
 EXAMPLES: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
     # few and large, so that a small model learns them in a minute
     "example:families": partial(families.records, seed=0, families=8, members=256),
+    "example:receptors": receptors.records,
+    "example:molecules": molecules.records,
 }
 
 _HEAD_BYTES = 1 << 16  # of a .txt file are looked at
 
 
 def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> list[Source]:
-    """Paths, globs, URLs, `example:` names and plain sequences -> sources, in the given order (globs sorted).
+    """Paths, globs, URLs, plain sequences, names of examples and of the catalogue -> sources, in order (globs sorted).
 
     A name that is no file and consists of capital letters only is a sequence itself.
 
@@ -65,6 +68,11 @@ def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> l
                 raise UserError(f"there is no {name}; the embedded data sets are: {', '.join(EXAMPLES)}")
             sources.append(Source(name, "example"))
             continue
+        if name.startswith(catalogue.PREFIX):
+            entry, url = catalogue.resolve(name)
+            format_ = entry.format if options.format == "auto" else options.format
+            sources += expand(url, replace(options, format=cast(Format, format_)))
+            continue
         letters_only = name.isascii() and name.isalpha() and name.isupper()
         if letters_only and not os.path.exists(name):  # noqa: PTH110 (Path.exists raises on a long name)
             sources.append(Source(name, "text"))
@@ -76,7 +84,7 @@ def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> l
 
 def paths(name: str) -> list[str]:
     """The files that a path, glob or URL stands for (globs sorted). Raises UserError where there is none."""
-    return remote.guarded(name, _expand_paths, name)
+    return [name] if remote.found(name) else remote.guarded(name, _expand_paths, name)
 
 
 def _expand_paths(name: str) -> list[str]:
