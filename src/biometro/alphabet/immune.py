@@ -25,6 +25,8 @@ CHAIN, PEPTIDE, MHC = "|", ":", "@"
 """What stands before a second chain (light, beta), a peptide, and the residues of an MHC molecule."""
 PARTS: dict[str, tuple[str, ...]] = {"antibody": ("heavy", "light"), "tcr": ("alpha", "beta", "peptide", "mhc")}
 """The parts of a sequence of each kind, in their order."""
+MARKS = frozenset((CHAIN + PEPTIDE + MHC).encode())
+"""All of these, as bytes."""
 
 ANTIBODY = replace(PROTEIN, name="antibody", tokens=(*PROTEIN.tokens, CHAIN))
 TCR = replace(PROTEIN, name="tcr", tokens=(*PROTEIN.tokens, CHAIN, PEPTIDE, MHC))

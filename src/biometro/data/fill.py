@@ -152,7 +152,7 @@ def _share(sources: list[Source], options: ReadOptions, whole: bool, part: int, 
 
 
 def _pieces(index: int, source: Source, options: ReadOptions, whole: bool) -> Iterator[Piece]:
-    """Pieces of a source; of molecules in a table, records: their conversion takes a hundred times longer than reading."""
+    """Pieces of a source; of molecules in a table, records: conversion takes a hundred times longer than reading."""
     if whole or options.kind != "molecule" or source.format not in ("csv", "tsv", "parquet", "example"):
         yield from pieces(index, source, options, whole)
         return
