@@ -94,7 +94,7 @@ def shell() -> list[bytes]:
 
 
 def drawn(toy: Any, space: Space, sampling: Sampling, blocks: int) -> list[bytes]:
-    sampler = generation._Sampler(toy, space, sampling)
+    sampler = generation.Sampler(toy, space, sampling)
     size = generation.BLOCK
     return [s for b in range(blocks) for s in sampler.block(11, range(b * size, (b + 1) * size))]
 
