@@ -96,7 +96,8 @@ def shell() -> list[bytes]:
 def drawn(toy: Any, space: Space, sampling: Sampling, blocks: int) -> list[bytes]:
     sampler = generation.Sampler(toy, space, sampling)
     size = generation.BLOCK
-    return [s for b in range(blocks) for s in sampler.block(11, range(b * size, (b + 1) * size))]
+    blocks_of = (sampler.block(11, range(b * size, (b + 1) * size)) for b in range(blocks))
+    return [decode(codes_L, space.wildtype) for block in blocks_of for codes_L in block]
 
 
 def fits(found: list[bytes], weights: dict[bytes, float], least: float = 1e-3) -> bool:

@@ -118,19 +118,25 @@ def describe(test: Sequence[bytes], trained: Trained, corpora: Corpora, mode: Mo
 
 def exact(test: Sequence[bytes], corpus: Corpus) -> int:
     """How many of the sequences stand in the corpus' training side as they are, under its policy for residues."""
+    there = standing(test, corpus)
+    return sum(letters in there for letters in test)
+
+
+def standing(test: Sequence[bytes], corpus: Corpus) -> set[bytes]:
+    """Those of the sequences that stand in the corpus' training side, as `exact` counts them."""
     side = corpus.split("train")
     if not len(side):
-        return 0
+        return set()
     digests = _Digests(side, corpus)
-    found: dict[bytes, bool] = {}
+    found: set[bytes] = set()
     for letters in sorted({*test}, key=_digest):
         cleaned = _cleaned(letters, corpus)
-        found[letters] = False
         if cleaned is not None:
             digest = _digest(cleaned)
             place = bisect.bisect_left(digests, digest)
-            found[letters] = place < len(digests) and digests[place] == digest
-    return sum(found[letters] for letters in test)
+            if place < len(digests) and digests[place] == digest:
+                found.add(letters)
+    return found
 
 
 def relatives(test: Sequence[bytes], corpus: Corpus) -> int:
@@ -169,6 +175,8 @@ def _digest(letters: bytes) -> bytes:
 
 def _cleaned(letters: bytes, corpus: Corpus) -> bytes | None:
     """The sequence as the corpus would hold it; None where it would hold none such."""
+    if not corpus.alphabet.letter_is_token:
+        return corpus.alphabet.written(letters)
     options = corpus.info.get("options")
     policy = options.get("residues", "keep_as_x") if isinstance(options, dict) else "keep_as_x"
     if not protein.count_nonstandard(letters):
