@@ -22,7 +22,7 @@ from biometro.errors import UserError
 from biometro.inference import generate as generation
 from biometro.inference.generate import Sampling, Table, detections, draw_letters, generate, masked_marginals
 from biometro.inference.likelihood import Likelihood
-from biometro.inference.space import Space, encode, space_of
+from biometro.inference.space import Space, decode, encode, space_of
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import EncoderConfig
 from biometro.objectives.metro import Metro, MetroConfig

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,11 @@ import numpy as np
 from biometro.alphabet import Reading, SequenceKind
 from biometro.alphabet.kinds import AnyAlphabet
 from biometro.data.intake import Account, clean_records
-from biometro.data.sources import ReadOptions, Record, Source, expand, read
+from biometro.data.sources import TABLES, ReadOptions, Record, Source, expand, read
 from biometro.data.task import LabelConfig, Task, Truth
 from biometro.data.truth import LABEL, BadLabelError, Cells, find_task, parse
 from biometro.errors import UserError
 
-_TABLES = ("csv", "tsv", "parquet")
 _CONFLICT = LABEL + "identical sequences with different labels"
 
 
@@ -149,7 +148,7 @@ def _records(
     where = config.where or {}
     for number, source in enumerate(sources):
         account.source = number
-        from_header = source.format not in _TABLES
+        from_header = source.format not in TABLES
         if from_header and table is None and (config.field, config.key, config.pattern) == (None, None, None):
             raise UserError(
                 f"{source.name}: where are the labels? Say the header's labels.field, labels.key or labels.pattern, or "
@@ -162,7 +161,7 @@ def _records(
         if from_header and where:
             raise UserError(f"{source.name}: labels.where chooses rows of a table, and this is none")
         fields = () if from_header else (*(() if table is not None else config.cells), *where)
-        own = ReadOptions(options.format, options.column, options.id_column, options.split_column, fields)
+        own = replace(options, fields=fields)
         rows = (r for r in read(source, own) if all(map(_says, r.fields[len(r.fields) - len(where) :], where.values())))
         for record, letters in clean_records(rows, reading, account, alphabet=alphabet):
             if table is not None:
@@ -180,7 +179,7 @@ def _label_file(config: LabelConfig) -> dict[str, Cells]:
     assert config.file is not None
     table: dict[str, Cells] = {}
     for source in expand(config.file):
-        if source.format not in _TABLES:
+        if source.format not in TABLES or source.format == "sdf":
             raise UserError(f"{config.file}: labels.file must be a CSV, TSV or Parquet table")
         for record in read(source, ReadOptions(column=config.file_id, fields=config.cells, identifiers=True)):
             name = record.raw.decode().strip()

@@ -92,8 +92,8 @@ def unique_sequences(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """The distinct sequences of one bucket of all spools, by digest.
 
-    Gives their entries (n,), where each starts (n,), all tokens of the bucket (uint8; with `symbols`, which are those of
-    growing vocabularies, uint16), and how many sequences were read.
+    Gives their entries (n,), where each starts (n,), all tokens of the bucket (uint8; with `symbols`,
+    which are those of growing vocabularies, uint16), and how many sequences were read.
     """
     entries = np.frombuffer(_joined(spools, "entries", bucket), dtype=ENTRY)
     if symbols is None:

@@ -18,7 +18,9 @@ from biometro.alphabet.molecule import chem, parse
 
 SIZE = (220, 160)
 """Width and height of one structure, in pixels of its own."""
-_DECLARED = re.compile(r"<\?xml[^>]*\?>\s*|<!--.*?-->\s*| class='[^']*'| xmlns:\w+='[^']*'| xml:space='[^']*'", re.DOTALL)
+_DECLARED = re.compile(
+    r"<\?xml[^>]*\?>\s*|<!--.*?-->\s*| class='[^']*'| xmlns:\w+='[^']*'| xml:space='[^']*'", re.DOTALL
+)
 _LONG = re.compile(r"(\d+\.\d)\d+")  # a tenth of a pixel is enough
 
 

@@ -92,9 +92,7 @@ class Table:
     has_detector: bool = False
     has_restorer: bool = False
 
-    def masked(
-        self, sequences: Sequences, places: Sequence[Sequence[int]], together: bool = False
-    ) -> list[np.ndarray]:
+    def masked(self, sequences: Sequences, places: Sequence[Sequence[int]], together: bool = False) -> list[np.ndarray]:
         return [self.logs[list(some)] for some in places]
 
     def seen(self, sequences: Sequences, places: Sequence[Sequence[int]]) -> list[np.ndarray]:

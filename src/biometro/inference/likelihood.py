@@ -98,9 +98,7 @@ class Likelihood:
         self.bundle = bundle.to(self.device).eval()
         self.alphabet: Alphabet = bundle.alphabet
         if not self.alphabet.letter_is_token and not tokens:
-            raise UserError(
-                "this model reads molecules, whose tokens are no residues: it has no likelihood of variants"
-            )
+            raise UserError("this model reads molecules: its tokens are no residues that could be replaced")
         self.letters = "".join(self.alphabet.standard)
         """The columns of every table, where tokens are letters."""
         self.max_length, self.part, self.say = max_length, part, say

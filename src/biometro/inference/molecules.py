@@ -323,8 +323,8 @@ def scores(model: Model, alphabet: MoleculeAlphabet, smiles: Sequence[str]) -> n
     return found
 
 
-def check_sampling(model: Model, count: int, sampling: Sampling, seed: int) -> None:
-    """Raises UserError as `generate.check` does, and for options that only a start has."""
+def check_sampling(model: Model, count: int, sampling: Sampling, seed: int, start: bool) -> None:
+    """Raises UserError as `generate.check` does, and, without a start, for options that only one has."""
     check(model, count, sampling, seed)
-    if sampling.positions != "uniform":
+    if not start and sampling.positions != "uniform":
         raise UserError("sampling.positions entropy chooses places of a start; give wildtype, or leave it uniform")
