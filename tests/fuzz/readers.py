@@ -27,7 +27,8 @@ from biometro.data.labels import read_labelled
 from biometro.data.sources import ReadOptions, Record, expand
 from biometro.data.structures import read_chains
 from biometro.data.task import Answers, Calibration, LabelConfig, Task
-from biometro.data.variants import VariantOptions, read_variants, read_wildtype
+from biometro.data.variants import VariantOptions, read_variants
+from biometro.data.wildtype import read_wildtype
 from biometro.errors import UserError
 from biometro.evaluation.tasks import read_task, suites
 from biometro.files import sha256_of
