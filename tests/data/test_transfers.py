@@ -237,7 +237,7 @@ def test_nothing_but_what_was_asked_for_is_fetched(server: Unsteady) -> None:
             handle.read(1)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_breaks_any_reads(server: Unsteady, data: st.DataObject) -> None:
     content = random.Random(2).randbytes(20_000)
