@@ -29,8 +29,8 @@ from biometro.data.sources import ReadOptions, Record, expand, read
 from biometro.data.task import LabelConfig
 from biometro.errors import UserError
 
-HEAVY = ["QVQLVQSGAEVKKPGASVKVSCKAS", "GYTFTSYY", "MHWVRQAPGQGLEWMGI", "INPSGGST", "SYAQKFQGRVTMTRDTSTSTVYMELSSLRSEDTAVYYC",
-         "ARGGYSSGWYFDY", "WGQGTLVTVSS"]  # fmt: skip
+HEAVY = ["QVQLVQSGAEVKKPGASVKVSCKAS", "GYTFTSYY", "MHWVRQAPGQGLEWMGI", "INPSGGST", 
+         "SYAQKFQGRVTMTRDTSTSTVYMELSSLRSEDTAVYYC", "ARGGYSSGWYFDY", "WGQGTLVTVSS"]  # fmt: skip
 LIGHT = ["DIQMTQSPSSLSASVGDRVTITCRAS", "QSISSY", "LNWYQQKPGKAPKLLIY", "AAS", "SLQSGVPSRFSGSGSGTDFTLTISSLQPEDFATYYC",
          "QQSYSTPLT", "FGGGTKVEIK"]  # fmt: skip
 META = {
@@ -112,8 +112,9 @@ def test_one_chain_in_a_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "column"),
     [
-        ("protein", {"alpha": "a"}), ("molecule", {"smiles": "a"}), ("tcr", {"heavy": "a"}), ("antibody", {"alpha": "a"}),
-        ("antibody", {"heavy": "a", "peptide": "b"}), ("tcr", {"cdr3": "a"}), ("tcr", {"cdr3": "a", "chain": "b", "alpha": "c"}),
+        ("protein", {"alpha": "a"}), ("molecule", {"smiles": "a"}), ("tcr", {"heavy": "a"}),
+        ("antibody", {"alpha": "a"}), ("antibody", {"heavy": "a", "peptide": "b"}), ("tcr", {"cdr3": "a"}),
+        ("tcr", {"cdr3": "a", "chain": "b", "alpha": "c"}),
         ("tcr", {}),
     ],
 )  # fmt: skip
@@ -190,7 +191,7 @@ def test_unpaired_oas(tmp_path: Path, before: str) -> None:
 
 
 def test_paired_oas_and_labels_of_its_metadata(tmp_path: Path) -> None:
-    rows = [oas_row(HEAVY, "H") + oas_row(LIGHT, "K"), oas_row(HEAVY[:-1] + ["WGQG"], "H") + oas_row(LIGHT, "K", "F")]
+    rows = [oas_row(HEAVY, "H") + oas_row(LIGHT, "K"), oas_row(HEAVY, "H") + oas_row(LIGHT, "K", "F")]
     for number, species in enumerate(("human", "mouse")):
         rows[0][5] = rows[0][5][:-number] if number else rows[0][5]
         meta = escaped(META | {"Species": species, "Chain": "Paired"})
@@ -234,8 +235,8 @@ def test_airr_rearrangements(tmp_path: Path) -> None:
 
     rows = [
         row("T", "TRBV7-2*01", "CASSF", "TRB"), row("true", "TRAV1", "CAVF", ""), row("F", "TRBV7-2", "CASSL", "TRB"),
-        row("false", "", "", "TRB"), row("T", "TRBV7-2", "", "TRB"), row("T", "", "CASSX", ""), row("", "TRBV1", "CASS_F", "TRB"),
-        row("", "TRBV1,TRBV2", "CASSY", ""),
+        row("false", "", "", "TRB"), row("T", "TRBV7-2", "", "TRB"), row("T", "", "CASSX", ""),
+        row("", "TRBV1", "CASS_F", "TRB"), row("", "TRBV1,TRBV2", "CASSY", ""),
     ]  # fmt: skip
     path = write(tmp_path / "ireceptor.tsv", AIRR, rows)
     account = Account()
@@ -250,7 +251,8 @@ def test_airr_rearrangements(tmp_path: Path) -> None:
     assert account.examples[layouts.UNPRODUCTIVE] == [f"{path}, line 4 (3)", f"{path}, line 5 (4)"]
     with pytest.raises(UserError, match=r"ireceptor\.tsv: has no columns of region: cdrs .*AIRR.* it has cdr3"):
         texts(path, "tcr", region="cdrs")
-    assert texts(path, "tcr", column="junction_aa")[0] == "CASSF"  # a column that is named is taken as it is
+    with pytest.raises(UserError, match="line 5: an empty cell"):  # a column that is named is taken as it is
+        texts(path, "tcr", column="junction_aa")
     with pytest.raises(UserError, match=r"looks like a SMILES"):
         smiles = write(tmp_path / "s.tsv", AIRR, [row("T", "TRBV1", "CC(=O)Oc1ccccc1C(=O)O", "TRB")])
         list(clean(expand(str(smiles)), ReadOptions(kind="tcr"), Reading("tcr"), Account()))
@@ -280,13 +282,13 @@ def vdjdb_row(
     complex_: str, gene: str, cdr3: str, epitope: str = "GILGFVFTL", species: str = "HomoSapiens"
 ) -> list[str]:
     meta = '{"cell.subset": "CD8+", "clone.id": ""}'
-    return [complex_, gene, cdr3, gene + "V1", gene + "J1", species, "HLA-A*02:01", "B2M", "MHCI", epitope, "M", "InfluenzaA",
-            "PMID:1", "{}", meta, "{}", "1"]  # fmt: skip
+    return [complex_, gene, cdr3, gene + "V1", gene + "J1", species, "HLA-A*02:01", "B2M", "MHCI", epitope, "M",
+            "InfluenzaA", "PMID:1", "{}", meta, "{}", "1"]  # fmt: skip
 
 
-PAIRS = [("1", "TRA", "CAVF"), ("1", "TRB", "CASSF"), ("0", "TRB", "CASSL"), ("0", "TRA", "CAVL"), ("2", "TRB", "CASSM"),
-         ("2", "TRA", "CAVM"), ("3", "TRB", "CASSN"), ("4", "TRA", ""), ("4", "TRB", "CASSP"), ("5", "TRB", "CASSQ"),
-         ("5", "TRB", "CASSR")]  # fmt: skip
+PAIRS = [("1", "TRA", "CAVF"), ("1", "TRB", "CASSF"), ("0", "TRB", "CASSL"), ("0", "TRA", "CAVL"),
+         ("2", "TRB", "CASSM"), ("2", "TRA", "CAVM"), ("3", "TRB", "CASSN"), ("4", "TRA", ""),
+         ("4", "TRB", "CASSP"), ("5", "TRB", "CASSQ"), ("5", "TRB", "CASSR")]  # fmt: skip
 PAIRED = ["CAVF|CASSF:GILGFVFTL", "|CASSL:GILGFVFTL", "CAVL|:GILGFVFTL", "CAVM|CASSM:GILGFVFTL", "|CASSN:GILGFVFTL",
           f"({layouts.NO_LETTERS})", "|CASSP:GILGFVFTL", "|CASSQ:GILGFVFTL", "|CASSR:GILGFVFTL"]  # fmt: skip
 
@@ -347,15 +349,18 @@ def test_mcpas(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("header_rows", [1, 2])
 def test_iedb(tmp_path: Path, header_rows: int) -> None:
+    def chain(kind: str, curated: str, calculated: str, cdrs: str = ",,,") -> list[str]:
+        return [kind, "", curated, calculated, *cdrs.split(",")]
+
     names = ["Receptor - Group IRI", "Receptor - Type", "Epitope - IEDB IRI", "Epitope - Name"]
     for i in (1, 2):
-        names += [f"Chain {i} - {name}" for name in ("Type", "Curated V Gene", "CDR3 Curated", "CDR3 Calculated", "CDR1 Curated",
-                  "CDR1 Calculated", "CDR2 Curated", "CDR2 Calculated")]  # fmt: skip
+        names += [f"Chain {i} - {name}" for name in ("Type", "Curated V Gene", "CDR3 Curated", "CDR3 Calculated",
+                  "CDR1 Curated", "CDR1 Calculated", "CDR2 Curated", "CDR2 Calculated")]  # fmt: skip
     rows = [
-        ["1", "alphabeta", "e", "GILGFVFTL", "alpha", "", "AVF", "XXX", "A", "", "", "C", "beta", "", "", "ASSF", "", "D", "E", ""],
-        ["2", "alphabeta", "e", "KLG + OX(M1)", "beta", "", "", "ASSL", "", "", "", "", "alpha", "", "AVL", "", "", "", "", ""],
-        ["3", "alphabeta", "e", "GIL", "beta", "", "", "", "", "", "", "", "alpha", "", "", "", "", "", "", ""],
-        ["4", "construct", "e", "GIL", "TscFv", "", "AAA", "", "", "", "", "", "", "", "", "", "", "", "", ""],
+        ["1", "alphabeta", "e", "GILGFVFTL", *chain("alpha", "AVF", "X", "A,,,C"), *chain("beta", "", "ASSF", ",D,E,")],
+        ["2", "alphabeta", "e", "KLG + OX(M1)", *chain("beta", "", "ASSL"), *chain("alpha", "AVL", "")],
+        ["3", "alphabeta", "e", "GIL", *chain("beta", "", ""), *chain("alpha", "", "")],
+        ["4", "construct", "e", "GIL", *chain("TscFv", "AAA", ""), *chain("", "", "")],
     ]  # fmt: skip
     path = tmp_path / "tcr_full_v3.csv"
     if header_rows == 2:

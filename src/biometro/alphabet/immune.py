@@ -23,8 +23,11 @@ from biometro.alphabet.protein import PROTEIN, Cleaned, ResiduePolicy
 ImmuneKind = Literal["antibody", "tcr"]
 CHAIN, PEPTIDE, MHC = "|", ":", "@"
 """What stands before a second chain (light, beta), a peptide, and the residues of an MHC molecule."""
+MARKS = frozenset({CHAIN, PEPTIDE, MHC})
 PARTS: dict[str, tuple[str, ...]] = {"antibody": ("heavy", "light"), "tcr": ("alpha", "beta", "peptide", "mhc")}
 """The parts of a sequence of each kind, in their order."""
+MARKS = frozenset((CHAIN + PEPTIDE + MHC).encode())
+"""All of these, as bytes."""
 
 ANTIBODY = replace(PROTEIN, name="antibody", tokens=(*PROTEIN.tokens, CHAIN))
 TCR = replace(PROTEIN, name="tcr", tokens=(*PROTEIN.tokens, CHAIN, PEPTIDE, MHC))
@@ -34,6 +37,7 @@ _SHAPE = {
     "antibody": re.compile(rb"([^|:@]*)(?:\|([^|:@]*))?"),
     "tcr": re.compile(rb"([^|:@]*)(?:\|([^|:@]*))?(?::([^|:@]*))?(?:@([^|:@]*))?"),
 }
+_MARK = re.compile(rb"([|:@])")
 _USUAL = {
     "antibody": "heavy|light",
     "tcr": "alpha|beta:peptide@MHC",
@@ -56,6 +60,11 @@ def split(letters: bytes) -> dict[str, bytes]:
     return {name: part for name, part in zip(names, found.groups(), strict=True) if part}
 
 
+def tidy(raw: bytes) -> bytes:
+    """As `protein.tidy` of each part, with the marks between as they stand. Raises AlphabetError."""
+    return b"".join(part if part in (b"|", b":", b"@") else protein.tidy(part) for part in _MARK.split(raw))
+
+
 def clean(raw: bytes, kind: ImmuneKind, policy: ResiduePolicy) -> Cleaned:
     """A sequence as written -> its letters: each part as `protein.clean` has it, with the marks between.
 
@@ -65,7 +74,7 @@ def clean(raw: bytes, kind: ImmuneKind, policy: ResiduePolicy) -> Cleaned:
     text = raw.strip()
     found = _SHAPE[kind].fullmatch(text)
     if found is None:
-        wrong = next(m for m in re.finditer(rb"[|:@]", text) if _SHAPE[kind].fullmatch(text[: m.end()]) is None)
+        wrong = next(m for m in _MARK.finditer(text) if _SHAPE[kind].fullmatch(text[: m.end()]) is None)
         raise AlphabetError(
             f"{wrong[0].decode()!r} at position {wrong.start() + 1} is out of place; {_name(kind)} is written "
             f"{_USUAL[kind]}",

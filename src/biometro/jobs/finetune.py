@@ -96,8 +96,8 @@ def finetune(
         head: what stands on the encoder.
         lora: the low-rank updates.
         training: the fit.
-        baselines: run a nearest neighbour by alignment, and k-mers with logistic or ridge regression, on the same
-            split.
+        baselines: run what answers without a model on the same split: nearest neighbours, by alignment, edits or
+            fingerprints, and linear models of k-mers or fingerprints.
         coverage: of the sets, or intervals, that conformal prediction gives; a classifier abstains where its set has
             not exactly one class.
         kind: what the sequences are: protein, antibody, tcr, molecule, or text for what the model's own tokenizer reads
@@ -126,7 +126,7 @@ def finetune(
         depths: list[Depth] = list(dict.fromkeys(depth)) if isinstance(depth, list) else [depth]
         _check_options(depths, seeds, coverage, max_length, baselines, world.size)
         metric = training.metric or metrics.SELECT[labels.task]
-        metrics.check_metric(labels.task, metric)
+        metrics.check_metric(labels.task, metric, grouped=labels.group is not None)
         base = merged(load(model))  # an adapter becomes part of the encoder that is fitted
         reading = Reading(kind_of(base.alphabet, kind, model), residues, molecules)
         options = ReadOptions(format, column, id_column, split.column, kind=reading.kind, region=region)
@@ -155,7 +155,7 @@ def finetune(
             for by in split.methods:
                 place = folder / by / "split.parquet"
                 division = world.first(partial(sides.kept, place, labelled, by, split, seed))
-                entry = job.begin_split(division, split.identity)
+                entry = job.begin_split(division)
                 said["splits"][by] = entry
                 if baselines:
                     job.run_baselines(division, entry, split.identity > 0)

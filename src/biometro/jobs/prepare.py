@@ -15,7 +15,7 @@ import biometro
 from biometro.alphabet import Alphabet, MoleculeAlphabet, MoleculePolicy, Reading, ResiduePolicy, SequenceKind
 from biometro.alphabet.kinds import ALPHABETS
 from biometro.alphabet.molecule import MOST_TOKENS, Growing, Notation
-from biometro.data import parts, splits
+from biometro.data import catalogue, parts, splits
 from biometro.data.builder import LARGEST_SHARD, SHARD_RESIDUES, Learning, build
 from biometro.data.corpus import Corpus
 from biometro.data.fill import Cleaning, SplitBy, fill
@@ -24,6 +24,7 @@ from biometro.data.layouts import Region
 from biometro.data.sources import Format, ReadOptions, Source, expand
 from biometro.errors import UserError
 from biometro.files import new_folder
+from biometro.jobs.listing import show_catalogue
 
 console = Console(stderr=True)
 
@@ -50,8 +51,8 @@ class VocabularyConfig:
 
 
 def prepare(
-    data: str | list[str],
-    out: str,
+    data: str | list[str] = "",
+    out: str = "",
     kind: SequenceKind = "protein",
     residues: ResiduePolicy = "keep_as_x",
     molecules: MoleculePolicy = MoleculePolicy(),
@@ -70,6 +71,7 @@ def prepare(
     part: str | None = None,
     shard_residues: int = SHARD_RESIDUES,
     overwrite: bool = False,
+    list: bool = False,
 ) -> Corpus | None:
     """Turn sequence files into a corpus folder: cleaned, deduplicated, split, counted.
 
@@ -79,9 +81,11 @@ def prepare(
 
     Args:
         data: FASTA, CSV, TSV, Parquet, SMILES or SDF files (plain, .gz, .zst, .bz2): a path, a pattern such as
-            'uniref/*.fasta.gz', a URL that fsspec knows, a list of these, or example:families.
-        out: corpus folder to write.
+            'uniref/*.fasta.gz', a URL that fsspec knows, a public source such as catalogue:uniref50 (see `list`),
+            example:families, example:receptors, example:molecules, or a list of these. Needed, but for `list`.
+        out: corpus folder to write. Needed, but for `list`.
         kind: what the sequences are: protein, antibody (heavy|light), tcr (alpha|beta:peptide@MHC), molecule (SMILES).
+            Of a source of the catalogue it is known.
         residues: what to do with U O B Z J X and stops inside: keep_as_x, as_is (letters that have a token keep it),
             drop_sequence, or fail.
         molecules: what to do with salts, stereochemistry, and molecules that cannot be read.
@@ -108,10 +112,17 @@ def prepare(
             machines that share the folder. Whichever finishes last makes the corpus, the same as one machine would.
         shard_residues: of one shard, at most: the piece in which a corpus is fetched from a URL and shuffled.
         overwrite: replace a corpus that stands at `out`.
+        list: only print the catalogue of public sources: where they are, licence, size, how they are read, citation.
 
-    Returns the corpus, or None where it waits for other parts. Raises UserError, naming file and line, for input that
-    is not what its format promises; nothing is written then.
+    Returns the corpus, or None where it only lists, or waits for other parts. Raises UserError, naming file and line,
+    for input that is not what its format promises; nothing is written then.
     """
+    if list:
+        show_catalogue()
+        return None
+    if not out:
+        raise UserError("say where to write: out")
+    kind, column = catalogue.settings(data, kind, column)
     _check_numbers(valid, min_length, max_length, workers, shard_residues)
     split = split or ("hash" if split_column is None else "column")
     _check_kind(kind, split, split_column, forms, reverse)
