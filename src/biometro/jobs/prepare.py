@@ -129,8 +129,6 @@ def prepare(
     reading = Reading(kind, residues, molecules)
     alphabet = _alphabet(kind, vocabulary, molecules.unknown)
     growing = Growing(vocabulary.notation) if isinstance(alphabet, Learning) else alphabet
-    if forms and vocabulary.notation == "selfies":
-        raise UserError("forms are other SMILES of a molecule; SELFIES have none: choose vocabulary.notation smiles")
     number, of = (1, 1) if part is None else parts.numbers(part)
     reads = ReadOptions(format, column, split_column=split_column, kind=kind, region=region)
     sources = expand(data, reads)
