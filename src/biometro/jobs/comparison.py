@@ -26,7 +26,7 @@ from biometro.data.labels import Labelled, take
 from biometro.data.sides import Division
 from biometro.data.task import Answers, Calibration, Truth
 from biometro.errors import UserError
-from biometro.evaluation import metrics, overlap, results
+from biometro.evaluation import label_examples, metrics, overlap, results
 from biometro.evaluation.baselines import KmerBaseline, NearestNeighbour
 from biometro.files import write_file
 from biometro.inference.embed import Embedder
@@ -114,6 +114,8 @@ class Comparison:
             for side, part in parts.items():
                 counts = finetuning.class_counts(Examples(self.task, take(self.truth, part)))
                 entry["classes"][side] = dict(zip(self.task.names, counts.tolist(), strict=True))
+        tested = [self.labelled.letters[i] for i in division.test]
+        entry["cdr3s"] = label_examples.cdr3s(self.reading.kind, self.task, take(self.truth, division.test), tested)
         if "test" in division.leaks:
             counts, edges = np.histogram(division.leaks["test"].identity, bins=20, range=(0, 1))
             entry["nearest"] = {"low edges": edges[:-1].tolist(), "counts": counts.tolist()}
@@ -255,7 +257,10 @@ class Comparison:
         valid = metrics.measure(
             task.kind, made["valid"].truth, answers(task, found["valid"], *scale, fitted.temperature), task.names
         )
-        said |= {"valid": results.plain(valid), "history": self._history(place)}
+        answered = answers(task, found["test"], *scale, fitted.temperature)
+        letters = [self.labelled.letters[i] for i in division.test]
+        drawn = label_examples.structures(self.reading.kind, task, made["test"].truth, answered, letters)
+        said |= {"valid": results.plain(valid), "history": self._history(place), "examples": drawn}
         said |= {"temperature": fitted.temperature, "threshold": fitted.threshold, "radius": fitted.radius}
         if division.by == self.first and self._best_so_far(division.by, valid[self.metric]):
             self._save(objective, fitted, depth, division, said)
