@@ -40,6 +40,11 @@ COLOURS = {
 }  # fmt: skip
 CHEMISTRY = {"polar": GREEN, "amide": PURPLE, "basic": BLUE, "acidic": VERMILION, "hydrophobic": INK}
 """What the colours of residues mean."""
+NOTE = (
+    "A stack is as high as the set agrees at that place, in bits beyond what so few sequences would show by chance; a "
+    "letter is as high as its share of it."
+)
+"""How to read a logo."""
 FEWEST = 5
 """Sequences of which a logo is drawn, at least."""
 _MOST_BITS = math.log2(len(STANDARD))
