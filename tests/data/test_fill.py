@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from biometro.data import fasta, sources
+from biometro.data import fasta, sources, tables
 from biometro.data.fill import Cleaning, fill
 from biometro.errors import UserError
 from biometro.jobs.prepare import prepare
@@ -30,7 +30,7 @@ from biometro.processes import Processes
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fasta, "PIECE_BYTES", 2000)
-    monkeypatch.setattr(sources, "_PIECE_ROWS", 50)
+    monkeypatch.setattr(tables, "_PIECE_ROWS", 50)
 
 
 def sequences(count: int, seed: int) -> list[str]:

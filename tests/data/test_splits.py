@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from test_mmseqs import aligned, mutated, random_sequence
 
 from biometro.data import mmseqs, splits
+from biometro.data.likeness import likeness_of
+from biometro.data.sides import SplitConfig
 from biometro.errors import UserError
 
 SHARES = (0.1, 0.2)
@@ -133,13 +135,19 @@ def brute(held: list[bytes], reference: list[bytes]) -> np.ndarray:
     return nearest
 
 
+def leak(held_out: list[bytes], reference: list[bytes], identity: float, coverage: float) -> splits.Leak:
+    likeness = likeness_of("protein")
+    assert likeness is not None
+    return splits.leak(likeness, held_out, reference, SplitConfig(identity=identity, coverage=coverage))
+
+
 def test_homology_split_leaves_no_relatives_across(labelled: tuple[list[bytes], np.ndarray, np.ndarray]) -> None:
     sequences, _, labels = labelled
     sides, families = splits.homology_split(sequences, labels, identity=0.4, coverage=0.8, shares=(0.15, 0.15), seed=0)
     assert np.abs(np.bincount(sides) / len(sides) - [0.7, 0.15, 0.15]).max() < 0.03
     assert all(len(set(sides[families == family])) == 1 for family in families)
     parts = [[s for s, side in zip(sequences, sides, strict=True) if side == k] for k in range(3)]
-    assert splits.leak(parts[1] + parts[2], parts[0], 0.4, 0.8).count == 0
+    assert leak(parts[1] + parts[2], parts[0], 0.4, 0.8).count == 0
     for held, reference in ((1, 0), (2, 0), (2, 1)):
         assert brute(parts[held][::3], parts[reference]).max() < 0.4
 
@@ -149,24 +157,24 @@ def test_leak_of_a_random_split_is_what_all_pairs_say(labelled: tuple[list[bytes
     sides = splits.random_split(labels, SHARES, 0)
     train = [s for s, side in zip(sequences, sides, strict=True) if side == 0]
     test = [s for s, side in zip(sequences, sides, strict=True) if side == 2]
-    found = splits.leak(test, train, 0.4, 0.8)
+    found = leak(test, train, 0.4, 0.8)
     nearest = brute(test, train)
     assert found.of == len(test) and found.share == found.count / len(test) > 0.8
-    assert np.abs((found.identity - nearest)[nearest > 0.4]).max() < 0.05
+    assert np.abs((found.similarity - nearest)[nearest > 0.4]).max() < 0.05
     assert abs(found.count - (nearest >= 0.4).sum()) <= 1
-    assert np.array_equal(found.identity == 1, [s in train for s in test])
+    assert np.array_equal(found.similarity == 1, [s in train for s in test])
     for i, j, identity in found.examples:
-        assert abs(aligned(test[i], train[j])[0] - identity) < 0.05 and found.identity[i] == np.float32(identity)
+        assert abs(aligned(test[i], train[j])[0] - identity) < 0.05 and found.similarity[i] == np.float32(identity)
     assert len(found.examples) == 3
 
 
 def test_identical_sequences_leak_whatever_they_are() -> None:
-    found = splits.leak([b"MKV", b"Q" * 60, b"MKVV", b"mkv"], [b"WW", b"Q" * 60, b"MKV", b"MKV"], 1.0, 1.0)
-    assert found.identity.tolist() == [1, 1, 0, 1] and (found.count, found.of, found.share) == (3, 4, 0.75)
+    found = leak([b"MKV", b"Q" * 60, b"MKVV", b"mkv"], [b"WW", b"Q" * 60, b"MKV", b"MKV"], 1.0, 1.0)
+    assert found.similarity.tolist() == [1, 1, 0, 1] and (found.count, found.of, found.share) == (3, 4, 0.75)
     assert found.examples == ((0, 2, 1.0), (1, 1, 1.0), (3, 2, 1.0))
-    nothing = splits.leak([], [b"MKV"], 0.4, 0.8)
+    nothing = leak([], [b"MKV"], 0.4, 0.8)
     assert (nothing.count, nothing.of, nothing.share, nothing.examples) == (0, 0, 0.0, ())
-    assert splits.leak([b"MKV"], [], 0.4, 0.8).identity.tolist() == [0]
+    assert leak([b"MKV"], [], 0.4, 0.8).similarity.tolist() == [0]
 
 
 @pytest.mark.parametrize("rounds", [3, 0])

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from biometro.errors import UserError
 from biometro.evaluation import baselines, linear
 from biometro.evaluation.baselines import KmerBaseline, NearestNeighbour, aligned
+from biometro.evaluation.fingerprint_baselines import FingerprintBaseline
 from biometro.evaluation.metrics import measure
 
 RESIDUES = b"ACDEFGHIKLMNPQRSTVWY"
@@ -214,9 +215,10 @@ class SlowHits:
     query_start: np.ndarray | None
     target_start: np.ndarray | None
     cigar: list[str] | None
+    similarity: np.ndarray | None = None
 
 
-def slow_search(queries: list[bytes], targets: list[bytes], *, alignments: bool = False) -> SlowHits:
+def slow_search(queries: list[bytes], targets: list[bytes], *, most: int = 1, alignments: bool = False) -> SlowHits:
     """Every local alignment by Biopython with more than 60 (half bits), best first, as MMseqs2 would tell it."""
     aligner = PairwiseAligner(mode="local", open_gap_score=-11, extend_gap_score=-1)
     aligner.substitution_matrix = substitution_matrices.load("BLOSUM62")
@@ -296,7 +298,7 @@ def test_labels_of_residues_are_carried_over_the_alignment() -> None:
 
 
 def test_only_the_best_hit_counts() -> None:
-    def search(queries: list[bytes], targets: list[bytes], *, alignments: bool = False) -> SlowHits:
+    def search(queries: list[bytes], targets: list[bytes], *, most: int = 1, alignments: bool = False) -> SlowHits:
         return SlowHits(np.array([1, 1, 0]), np.array([2, 0, 1]), None, None, None)
 
     model = NearestNeighbour("regression", ["x"], search).fit([b"A"] * 3, np.array([[1.0], [2], [3]], np.float32))
@@ -304,7 +306,7 @@ def test_only_the_best_hit_counts() -> None:
 
 
 def test_an_alignment_that_leaves_its_sequence_is_refused() -> None:
-    def search(queries: list[bytes], targets: list[bytes], *, alignments: bool = False) -> SlowHits:
+    def search(queries: list[bytes], targets: list[bytes], *, most: int = 1, alignments: bool = False) -> SlowHits:
         return SlowHits(np.array([0]), np.array([0]), np.array([0]), np.array([1]), ["3M"])
 
     model = NearestNeighbour("residue_regression", [], search).fit([b"AAA"], [np.zeros(3)])
@@ -333,3 +335,115 @@ def test_cigars_step_by_step(pieces: list[tuple[int, str]], q: int, t: int) -> N
 def test_what_is_no_cigar_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not an alignment"):
         aligned(text, 0, 0)
+
+
+# By kind of sequence ----------------------------------------------------------------------------------------------
+
+
+def votes(similarity: list[float]) -> np.ndarray:
+    weight = 1 / (1.05 - np.array(similarity))
+    return weight / weight.sum()
+
+
+def test_several_neighbours_vote_by_their_similarity() -> None:
+    def search(queries: list[bytes], targets: list[bytes], *, most: int = 1, alignments: bool = False) -> SlowHits:
+        near = np.array([1, 0.8, 0.5, 0.9], np.float32)
+        return SlowHits(np.array([0, 0, 0, 2]), np.array([2, 0, 1, 3]), None, None, None, near)
+
+    letters = [b"A"] * 4
+    p = (
+        NearestNeighbour("classification", list("ab"), search, 2)
+        .fit(letters, np.array([1, 0, 0, 1]))
+        .predict([b""] * 3)
+    )
+    share = votes([1, 0.8])[1]
+    assert p[0, 1] == pytest.approx(0.95 * share + 0.05 / 2, rel=1e-5)  # the third is not asked
+    np.testing.assert_allclose(p[1:], [[0.5, 0.5], [0.025, 0.975]])
+    truth = np.array([[np.nan, 2], [1, 7], [4, np.nan], [np.nan, 3]], np.float32)
+    v = NearestNeighbour("regression", list("ab"), search, 3).fit(letters, truth).predict([b""] * 3)
+    first, second = votes([1, 0.5]) @ [4, 1], votes([0.8, 0.5]) @ [2, 7]  # of those that are known
+    np.testing.assert_allclose(v, [[first, second], [2.5, 4], [2.5, 3]], rtol=1e-5)
+
+
+def molecules() -> list[bytes]:
+    rings = ["c1ccccc1", "C1CCCCC1", "c1ccncc1", "C1CCNCC1", "c1ccsc1"]
+    tails = ["", "C", "CC", "CO", "CCO", "C(=O)O", "CN", "C#N", "Cl", "CCl", "C(F)(F)F", "S(=O)(=O)C"]
+    return [(ring + tail).encode() for ring in rings for tail in tails]
+
+
+def test_fingerprints_tell_aromatic_molecules_apart() -> None:
+    letters = molecules()
+    truth = np.array([row.startswith(b"c") for row in letters]).astype(np.int64)
+    random = np.random.default_rng(0).permutation(len(letters))
+    train, test = random[:40], random[40:]
+    labels = np.stack([truth, 1 - truth, np.zeros(len(truth)), np.full(len(truth), np.nan)], 1).astype(np.float32)
+    labels[train[::4], 0] = np.nan
+    values = np.stack([3.0 * truth, np.full(len(truth), np.nan)], 1).astype(np.float32)
+    for task, names, told in (("classification", ["no", "yes", "never"], truth), ("multilabel", list("abcd"), labels),
+                              ("regression", list("ab"), values)):  # fmt: skip
+        found = baselines.beside("molecule", task, names, 0)
+        regression = "ridge" if task == "regression" else "logistic"
+        assert [*found] == [f"ECFP4 + {regression} regression", "ECFP4 + random forest", "Tanimoto neighbour"]
+        for name, make in found.items():
+            p = make().fit([letters[i] for i in train], told[train]).predict([letters[i] for i in test])
+            assert p.shape == (len(test), len(names)) and p.dtype == np.float32
+            if task == "classification":
+                assert measure(task, truth[test], p, names)["accuracy"] > 0.85, name
+                assert "ECFP4" not in name or (p[:, 2] == 0).all()
+            elif task == "multilabel":
+                for k in (0, 1):
+                    assert measure(task, labels[test, k : k + 1], p[:, k : k + 1], ["x"])["auroc"] > 0.9, name
+                np.testing.assert_allclose(p[:, 3], 0.5)
+                assert (p[:, 2] < 0.05).all()
+            else:
+                assert measure(task, values[test][:, :1], p[:, :1], ["a"])["pearson"] > 0.7, name
+                assert np.isnan(p[:, 1]).all()
+        assert make().fit(letters, told).predict([]).shape == (0, len(names))
+
+
+def test_forests_and_linear_models_are_scikit_learns() -> None:
+    from rdkit import Chem
+    from rdkit.Chem import rdFingerprintGenerator
+    from sklearn.ensemble import RandomForestClassifier
+
+    letters = molecules()
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    bits = np.array([generator.GetFingerprintAsNumPy(Chem.MolFromSmiles(row.decode())) for row in letters])
+    truth = np.arange(len(letters)) % 2
+    found = baselines.beside("molecule", "classification", ["a", "b"], 3)
+    forest = RandomForestClassifier(300, random_state=3).fit(bits[::2], truth[::2] * 0 + np.arange(30) % 2)
+    p = found["ECFP4 + random forest"]().fit(letters[::2], np.arange(30) % 2).predict(letters)
+    np.testing.assert_allclose(p, forest.predict_proba(bits), atol=1e-6)
+    logistic = LogisticRegression(C=0.1, tol=1e-8, max_iter=1000).fit(bits, truth)
+    p = found["ECFP4 + logistic regression"]().fit(letters, truth).predict(letters)
+    np.testing.assert_allclose(p, logistic.predict_proba(bits), atol=2e-2)
+
+
+def test_receptors_are_answered_for_by_receptors_that_bind_the_same_peptide() -> None:
+    train = [b"CAV|CASSLG:GIL", b"CAV|CASSLG:NLV", b"CIL|CASRPW:NLV", b"CIL|CASRPW:GIL"]
+    found = baselines.beside("tcr", "classification", ["no", "yes"], 0)
+    assert [*found] == ["edit-distance neighbour", "k-mers"]
+    p = (
+        found["edit-distance neighbour"]()
+        .fit(train, np.array([1, 0, 1, 0]))
+        .predict([b"CAV|CASSLA:GIL", b"CAV|CASSLA:NLV", b"CIL|CASRPA:NLV"])
+    )
+    assert (p.argmax(1) == [1, 0, 1]).all()
+    residues = baselines.beside("tcr", "residue_classification", ["other", "W"], 0)["edit-distance neighbour"]()
+    letters = [b"|CASSWG", b"|CAWSRRG"]
+    truth = [np.array([int(c == ord("W")) for c in row]) for row in letters]
+    p = residues.fit(letters, truth).predict([b"|CASSAWG", b"|CAWSRG"])
+    assert [row.argmax(1).tolist() for row in p] == [[0, 0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0, 0]]
+
+
+def test_every_kind_has_its_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "installed", lambda: True)
+    for kind in ("protein", "antibody"):
+        assert [*baselines.beside(kind, "classification", ["a"], 0)] == ["nearest neighbour", "k-mers"]  # type: ignore[arg-type]
+        assert [*baselines.beside(kind, "classification", ["a"], 0, aligned=False)] == ["k-mers"]  # type: ignore[arg-type]
+    assert [*baselines.beside("text", "regression", ["a"], 0)] == ["k-mers"]
+    assert baselines.beside("molecule", "residue_regression", ["a"], 0) == {}
+    with pytest.raises(UserError, match="molecules have no residues"):
+        FingerprintBaseline("residue_regression", ["a"], "forest")
+    monkeypatch.setattr(baselines, "installed", lambda: False)
+    assert [*baselines.beside("protein", "classification", ["a"], 0)] == ["k-mers"]

@@ -132,13 +132,16 @@ def said_of(
                 "test": {"share": share, "count": int(230 * share), "of": 230, "examples": [[0, 17, 0.98]]},
                 "valid": {"share": share, "count": int(100 * share), "of": 100, "examples": []},
             },
-            "identity": 0.4,
+            "relatives": "from 40 % identity",
             "methods": methods,
         }  # fmt: skip
         if leaks:
             edges = np.arange(20) / 20
             tall = 60 * np.exp(-((edges - (0.5 if by == "random" else 0.2)) ** 2) / 0.03)
-            entries[by]["nearest"] = {"low edges": edges.tolist(), "counts": tall.astype(int).tolist()}
+            entries[by]["nearest"] = {
+                "low edges": edges.tolist(), "counts": tall.astype(int).tolist(), "measure": "identity",
+                "related": np.where(edges > 0.39, tall, 0).astype(int).tolist(), "threshold": 0.4,
+            }  # fmt: skip
     classes = {} if "regression" in kind else {"before": {"rare": 2} | counts, "after": counts}
     return {
         "title": "arg-lora", "task": {"kind": kind, "names": names}, "metric": METRIC[kind], "coverage": 0.9,
@@ -271,7 +274,7 @@ def test_leaks_are_said_and_warned_of(tmp_path: Path) -> None:
     assert (
         "31.0 % of test sequences (71 of 230) and 31.0 % of validation sequences (31 of 100) have a relative in" in page
     )
-    assert "at least 40 % identical residues" in page
+    assert "have a relative in train (from 40 % identity)." in page
     assert page.count('<p class="warning">') == 1  # not for the split by homology
     page = page_of(tmp_path, said_of("classification", leaks=False))
     assert "was not measured" in page

@@ -17,6 +17,7 @@ from biometro.evaluation import resampling
 from biometro.evaluation.flat import lay_flat
 from biometro.evaluation.metrics import (
     FIGURES,
+    PER_GROUP,
     SELECT,
     bootstrap,
     check_metric,
@@ -110,6 +111,7 @@ def test_classification_is_scikit_learns() -> None:
             "weighted_f1": sk.f1_score(truth, answer, average="weighted"),
             "mcc": sk.matthews_corrcoef(truth, answer),
             "auroc": sk.roc_auc_score(hot[:, present], p[:, present], average="macro"),
+            "auc01": np.mean([sk.roc_auc_score(hot[:, k], p[:, k], max_fpr=0.1) for k in present]),
             "auprc": sk.average_precision_score(hot[:, present], p[:, present], average="macro"),
             "log_loss": sk.log_loss(truth, p64, labels=range(5)),
             "brier": sk.brier_score_loss(truth, p64, labels=range(5)),
@@ -318,7 +320,7 @@ def test_copies_within_families_do_not_narrow_an_interval_when_families_are_draw
     copies = np.repeat(np.arange(60), 9)
     args = ("classification", truth[copies], p[copies], names, ["accuracy"])
     once = bootstrap("classification", truth, p, names, ["accuracy"])["accuracy"]
-    assert bootstrap(*args, groups=copies * 7)["accuracy"] == pytest.approx(once)
+    assert bootstrap(*args, families=copies * 7)["accuracy"] == pytest.approx(once)
     low, high = bootstrap(*args)["accuracy"]
     assert high - low < 0.5 * (once[1] - once[0])
 
@@ -388,3 +390,48 @@ def test_what_does_not_fit_is_refused() -> None:
         measure("classification", np.full(3, 4), p[:3, :4], names[:4])
     with pytest.raises(ValueError, match="residues of one"):
         measure("residue_regression", [np.zeros(3)], [np.zeros(4)], [])
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel"])
+@pytest.mark.parametrize("families", [False, True], ids=["sequences", "families"])
+def test_figures_per_group_are_means_over_those_with_both_outcomes(kind: str, families: bool) -> None:
+    truth, p, names = classes(N=150, K=2, seed=4) if kind == "classification" else labels(N=150, seed=4)
+    groups = np.random.default_rng(0).integers(-1, 7, size=150)
+    groups[:6] = [7, 7, 7, 8, 8, 9]
+    truth[:6] = 0  # three groups of one outcome
+    found = measure(kind, truth, p, names, groups)
+    assert found["groups_left_out"] == 3
+    for figure, most in (("auroc", None), ("auc01", 0.1)):
+        own = []
+        for g in range(7):
+            rows = groups == g
+            columns = [(truth[rows], p[rows, 1])]
+            if kind == "multilabel":
+                known = [np.isfinite(truth[:, k]) & rows for k in range(4)]
+                columns = [(truth[known[k], k], p[known[k], k]) for k in range(4)]
+            both = [sk.roc_auc_score(t, score, max_fpr=most) for t, score in columns if len(np.unique(t)) == 2]
+            own.append(np.mean(both))
+        assert found[f"{figure}_per_group"] == pytest.approx(np.mean(own)), figure
+    drawn = np.random.default_rng(1).integers(12, size=150) if families else np.arange(150)
+    flat = lay_flat(kind, truth, p, names, drawn if families else None, groups)
+    weights_SG = next(resampling.draws(flat.units, 6, seed=3))
+    made = {name: family for family in resampling.families(flat) for name in family.figures}
+    for figure in PER_GROUP:
+        for value, weights_G in zip(made[figure].values(weights_SG)[figure], weights_SG, strict=True):
+            again = np.repeat(np.arange(150), weights_G.astype(int)[drawn])
+            wanted = measure(kind, truth[again], p[again], names, groups[again])[figure]
+            assert value == pytest.approx(wanted, nan_ok=True)
+    assert set(bootstrap(kind, truth, p, names, PER_GROUP, 50, groups=groups)) == {*PER_GROUP}
+
+
+def test_figures_per_group_need_groups() -> None:
+    check_metric("classification", "auc01_per_group", grouped=True)
+    with pytest.raises(UserError, match=r"needs groups; name their column with labels\.group"):
+        check_metric("classification", "auroc_per_group")
+    with pytest.raises(UserError, match="has no figure"):
+        check_metric("regression", "auroc_per_group", grouped=True)
+    truth, p, names = classes(N=10, K=2)
+    nothing = measure("classification", truth, p, names, np.full(10, -1))
+    assert math.isnan(nothing["auroc_per_group"]) and nothing["groups_left_out"] == 0
+    with pytest.raises(ValueError, match="10 sequences but 3 groups"):
+        measure("classification", truth, p, names, np.zeros(3, int))

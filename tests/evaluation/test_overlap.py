@@ -60,7 +60,7 @@ def test_relatives_are_counted_too(small: tuple[Path, list[str]], monkeypatch: p
     near = bytearray(PROTEIN.decode(side[int(np.argmax(side.lengths))]).encode())
     near[::10] = b"W" * len(near[::10])
     test = [bytes(near), random_letters(1, 7)[0].encode()]
-    said = overlap.describe(test, Trained(corpus.digest, None, False), Corpora([str(small[0])]), "homology")
+    said = overlap.describe(test, "protein", Trained(corpus.digest, None, False), Corpora([str(small[0])]), "homology")
     assert (said["exact"], said["relatives"], said["of"]) == (0, 1, 2)
     assert "1 (50.0 %) with a relative" in str(said["text"])
     monkeypatch.setattr(overlap, "_PIECE", 100)  # a corpus is searched piece by piece
@@ -82,7 +82,7 @@ def test_a_corpus_is_found_by_its_digest_only(small: tuple[Path, list[str]], cor
 
 def test_what_is_said_where_nothing_can_be_counted() -> None:
     def text(trained: Trained, mode: overlap.Mode = "exact") -> object:
-        return overlap.describe([b"MKT"], trained, Corpora(), mode)["text"]
+        return overlap.describe([b"MKT"], "protein", trained, Corpora(), mode)["text"]
 
     assert text(Trained(None, None, False)) == "training corpus not recorded"
     assert text(Trained("a" * 64, "/nowhere", False)) == "corpus aaaaaaaaaaaaaaaa not at hand"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import biometro
 from biometro.alphabet import PROTEIN
+from biometro.alphabet.immune import TCR
 from biometro.errors import UserError
 from biometro.inference.embed import Embedder
 from biometro.model import esm2
@@ -153,6 +154,24 @@ def test_a_model_of_our_own_exports_and_gives_the_same_logits(tmp_path: Path) ->
     with torch.inference_mode():
         expected = model(**batch).logits[batch["attention_mask"].bool()]
     torch.testing.assert_close(logits_of(bundle, sequences), expected, atol=1e-5, rtol=0)
+
+
+def test_a_model_of_receptors_exports_with_its_marks_and_comes_back(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    config = EncoderConfig(width=64, depth=2, head_size=16, vocab_size=TCR.size)
+    modules = {"encoder": Encoder(config), "vocabulary": VocabularyHead(VocabularyHeadConfig(64, TCR.size))}
+    bundle = Bundle(TCR, modules)
+    esm2.to_huggingface(bundle, tmp_path / "hf")
+    model = transformers.EsmForMaskedLM.from_pretrained(tmp_path / "hf").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    texts = ["CAVRDSNYQLIW|CASSIRSSYEQYF:GILGFVFTL", "|CASSF", "CASSX"]
+    sequences = [TCR.encode(text) for text in texts]
+    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    assert batch["input_ids"][0, 1:-1].tolist() == sequences[0].tolist()
+    with torch.inference_mode():
+        expected = model(**batch).logits[batch["attention_mask"].bool()]
+    torch.testing.assert_close(logits_of(bundle, sequences), expected, atol=1e-5, rtol=0)
+    assert biometro.load(tmp_path / "hf").alphabet == TCR
 
 
 @pytest.mark.parametrize(

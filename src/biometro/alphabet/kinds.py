@@ -27,6 +27,7 @@ Cleaner = Callable[[bytes], Cleaned]
 
 ALPHABETS: dict[str, Alphabet] = {"protein": PROTEIN, "antibody": immune.ANTIBODY, "tcr": immune.TCR}
 """Of the kinds whose alphabet is known beforehand; that of molecules is learnt."""
+PLURALS = {"protein": "proteins", "antibody": "antibodies", "tcr": "T-cell receptors", "molecule": "molecules"}
 UNITS = {"molecule": "tokens", "text": "characters"}  # what lengths count; residues elsewhere
 
 
@@ -81,10 +82,11 @@ def kind_of(alphabet: AnyAlphabet, asked: SequenceKind | None, model: str) -> Se
         return asked
     if own == "protein" and asked in letters:  # single chains; a mark is refused with its place
         return asked
-    names = {"tcr": "T-cell receptors", "molecule": "molecules", "antibody": "antibodies", "protein": "proteins"}
-    raise UserError(f"{model}: is a model of {names.get(own, own)}, and cannot read {names.get(asked, asked)}")
+    raise UserError(f"{model}: is a model of {PLURALS.get(own, own)}, and cannot read {PLURALS.get(asked, asked)}")
 
 
 def read_alphabet(data: dict[str, Any]) -> Alphabet:
     """An alphabet from its JSON. Raises ValueError, KeyError or TypeError for what makes no sense."""
+    if not isinstance(data, dict):
+        raise TypeError("alphabet: not an object of named values")
     return (MoleculeAlphabet if "notation" in data else Alphabet).from_json(data)

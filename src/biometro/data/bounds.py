@@ -62,12 +62,13 @@ def too_long(name: str, line: int) -> UserError:
 class Lines:
     """Lines of a binary stream, where the lines of one row together have at most LONGEST_RECORD characters.
 
-    Whoever iterates sets `taken` to 0 where a row begins.
+    Whoever iterates sets `taken` to 0 where a row begins, and `latin` where bytes that are not UTF-8 are Latin-1.
     """
 
     def __init__(self, handle: IO[bytes], name: str):
         self._handle, self._name = handle, name
         self.number = self.taken = 0
+        self.latin = False
 
     def __iter__(self) -> Lines:
         return self

@@ -49,7 +49,7 @@ def cut(handle: IO[bytes], name: str, size: int | None = None) -> Iterator[tuple
             else:
                 blocks.append(block)
                 if b"\n" not in blocks[0] and b"\r" in blocks[0].rstrip():  # or all of the file would be one record
-                    raise UserError(_cr_alone(name, line))
+                    raise UserError(cr_alone(name, line))
                 if sum(map(len, blocks)) > LONGEST_RECORD + size:
                     raise too_long(name, line)
             whole_lines += block.count(b"\n")
@@ -94,7 +94,7 @@ def parse(piece: bytes, line: int, name: str) -> Iterator[tuple[str, bytes, int]
         if raw.translate(None, _LETTERS):
             raise UserError(_wrong_letter(raw, line + 1, name))
         if b"\r" in header.rstrip():
-            raise UserError(_cr_alone(name, line))
+            raise UserError(cr_alone(name, line))
         if not raw or raw.isspace():
             raise UserError(f"{name}, line {line}: a header without a sequence")
         try:
@@ -115,7 +115,8 @@ def _wrong_letter(raw: bytes, line: int, name: str) -> str:
     raise AssertionError("no wrong letter")
 
 
-def _cr_alone(name: str, line: int) -> str:
+def cr_alone(name: str, line: int) -> str:
+    """What is said of a file whose lines no line feed ends."""
     return f"{name}, line {line}: lines end in CR alone; convert them to LF (tr '\\r' '\\n')"
 
 

@@ -120,6 +120,9 @@ def clean_records(
     cleaner, plain = reading.cleaner(alphabet), reading.kind != "molecule"
     for record in records:
         account.read += 1
+        if record.skip:
+            account.drop(record.skip, record)
+            continue
         try:
             letters, unusual, dropped, detail, nucleotide_like = cleaner(record.raw)
         except AlphabetError as error:

@@ -12,20 +12,18 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from biometro.alphabet import Reading, SequenceKind
 from biometro.alphabet.kinds import AnyAlphabet
 from biometro.data.intake import Account, clean_records
-from biometro.data.sources import ReadOptions, Record, Source, expand, read
+from biometro.data.sources import TABLES, ReadOptions, Record, Source, expand, read
 from biometro.data.task import LabelConfig, Task, Truth
 from biometro.data.truth import LABEL, BadLabelError, Cells, find_task, parse
 from biometro.errors import UserError
 
-_TABLES = ("csv", "tsv", "parquet")
 _CONFLICT = LABEL + "identical sequences with different labels"
 
 
@@ -37,7 +35,7 @@ class Labelled:
     numbers; (N, K) float32 0, 1 or NaN (multilabel); (N, K) float32, NaN unknown (regression); a list of (L,) int64, -1
     unknown, or (L,) float32, NaN unknown (residues). before, after: sequences of each class, in the order of the
     classes, before and after grouping (empty where there are none). account: what was dropped. kind: what the
-    sequences are.
+    sequences are. groups: what `labels.group` says of each, None where it says nothing; empty without one.
     """
 
     task: Task
@@ -49,6 +47,7 @@ class Labelled:
     after: dict[str, int]
     account: Account
     kind: SequenceKind = "protein"
+    groups: list[str | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,7 +57,15 @@ class Labelled:
         return Labelled(
             self.task, [self.ids[i] for i in which], [self.letters[i] for i in which], [self.sides[i] for i in which],
             take(self.truth, which), self.before, self.after, self.account, self.kind,
+            [self.groups[i] for i in which] if self.groups else [],
         )  # fmt: skip
+
+    @property
+    def group_numbers(self) -> np.ndarray | None:
+        """(N,) int64, the group of each sequence, -1 where it has none; None without groups."""
+        names = sorted({name for name in self.groups if name})
+        places = {name: number for number, name in enumerate(names)}
+        return np.array([places.get(name or "", -1) for name in self.groups], np.int64) if self.groups else None
 
     @property
     def classes(self) -> np.ndarray | None:
@@ -97,8 +104,10 @@ def read_labelled(
     found = list(_records(sources, config, options, reading, alphabet, account))
     fixed = task is not None
     task = task or find_task(((letters, raw) for _, letters, raw in found), config)
-    items = []
+    items: list[_Item] = []
+    groups: dict[int, str | None] = {}
     for record, letters, raw in found:
+        groups[id(record)] = _group_of(raw, config)
         try:
             items.append((record, letters, parse(raw, task, config, len(letters))))
         except BadLabelError as error:
@@ -108,7 +117,7 @@ def read_labelled(
         _refuse(account, len(found), "labels.bad: drop leaves such records out")
     if task.kind == "residue_classification" and not fixed and items and task.outputs < 2:
         raise UserError(f"all residues have one class, {task.names[0]!r}; classification takes two")
-    keep = _once(items, config, task, account)
+    keep = _once(items, groups, config, task, account)
     if not keep:
         raise UserError(f"no sequence with a usable label is left of {len(found)}; dropped: {account.dropped}")
     before = _count(keep, task)
@@ -134,6 +143,7 @@ def read_labelled(
         _count(keep, task),
         account,
         reading.kind,
+        [] if config.group is None else [groups[id(record)] for record, _, _ in keep],
     )
 
 
@@ -146,10 +156,10 @@ def _records(
 ) -> Iterator[tuple[Record, bytes, Cells | None]]:  # fmt: skip
     """Records, their letters, and the cells of their label (and mask); None where there is no label."""
     table = None if config.file is None else _label_file(config)
-    where = config.where or {}
+    asked = config.asked
     for number, source in enumerate(sources):
         account.source = number
-        from_header = source.format not in _TABLES
+        from_header = source.format not in TABLES
         if from_header and table is None and (config.field, config.key, config.pattern) == (None, None, None):
             raise UserError(
                 f"{source.name}: where are the labels? Say the header's labels.field, labels.key or labels.pattern, or "
@@ -159,20 +169,25 @@ def _records(
             raise UserError(
                 f"{source.name}: labels.file goes by identifiers; say with id_column where this table has them"
             )
-        if from_header and where:
-            raise UserError(f"{source.name}: labels.where chooses rows of a table, and this is none")
-        fields = () if from_header else (*(() if table is not None else config.cells), *where)
-        own = ReadOptions(options.format, options.column, options.id_column, options.split_column, fields)
-        rows = (r for r in read(source, own) if all(map(_says, r.fields[len(r.fields) - len(where) :], where.values())))
+        if from_header and (asked or config.classes):
+            name = "labels.classes reads" if config.classes else "labels.where chooses"
+            raise UserError(f"{source.name}: {name} rows of a table, and this is none")
+        cells = () if from_header or table is not None else config.cells
+        fields = (*cells, *asked)
+        own = replace(options, fields=fields)
+        rows = (r for r in read(source, own) if config.chosen(dict(zip(asked, r.fields[len(cells) :], strict=False))))
         for record, letters in clean_records(rows, reading, account, alphabet=alphabet):
             if table is not None:
                 yield record, letters, table.get(record.id)
             else:
-                yield record, letters, _from_header(record, config) if from_header else record.fields
+                cell = _from_header(record, config) if from_header else config.label(record.fields[: len(cells)])
+                yield record, letters, cell
 
 
-def _says(cell: Any, wanted: str) -> bool:
-    return cell is not None and str(cell).strip() == wanted
+def _group_of(raw: Cells | None, config: LabelConfig) -> str | None:
+    """What the column `labels.group` says; None where there is none, or it says nothing."""
+    cell = None if raw is None or config.group is None else raw[-1]
+    return None if cell is None or str(cell).strip() in config.unknown else str(cell).strip()
 
 
 def _label_file(config: LabelConfig) -> dict[str, Cells]:
@@ -180,11 +195,12 @@ def _label_file(config: LabelConfig) -> dict[str, Cells]:
     assert config.file is not None
     table: dict[str, Cells] = {}
     for source in expand(config.file):
-        if source.format not in _TABLES:
+        if source.format not in TABLES or source.format == "sdf":
             raise UserError(f"{config.file}: labels.file must be a CSV, TSV or Parquet table")
         for record in read(source, ReadOptions(column=config.file_id, fields=config.cells, identifiers=True)):
             name = record.raw.decode().strip()
-            if table.setdefault(name, record.fields) != record.fields:
+            label = config.label(record.fields)
+            if table.setdefault(name, label) != label:
                 raise UserError(f"{record.where}: a second label for {name!r}, and another one")
     return table
 
@@ -216,11 +232,14 @@ def _refuse(account: Account, total: int, hint: str, kind: str = LABEL) -> None:
 # Duplicates and groups ------------------------------------------------------------------------------------------
 
 
-def _once(items: list[_Item], config: LabelConfig, task: Task, account: Account) -> list[_Item]:
-    """Identical sequences of one side once; what their labels disagree about is settled by the policy."""
-    groups: dict[tuple[bytes, str | None], list[_Item]] = {}
+def _once(
+    items: list[_Item], named: dict[int, str | None], config: LabelConfig, task: Task, account: Account
+) -> list[_Item]:
+    """Identical sequences of one side (and one named group) once; what their labels disagree about is settled by the
+    policy."""
+    groups: dict[tuple[bytes, str | None, str | None], list[_Item]] = {}
     for item in items:
-        groups.setdefault((item[1], item[0].split), []).append(item)
+        groups.setdefault((item[1], item[0].split, named[id(item[0])]), []).append(item)
     for group in groups.values():
         if len(group) > 1 and any(
             not np.array_equal(group[0][2], v, equal_nan=v.dtype.kind == "f") for _, _, v in group

@@ -38,17 +38,18 @@ class PackingConfig:
     Args:
         batch_tokens: no micro-batch holds more tokens than this; at least twice `crop` + 2.
         crop: residues; a longer sequence is cut to a window of this length, at a random place.
-        reverse: probability that a sequence is read back to front, with another start token.
+        reverse: probability that a sequence is read back to front, with another start token; left out, what the corpus
+            was prepared with (`prepare --reverse`), or 0. Molecules are read forwards.
     """
 
     batch_tokens: int = 16384
     crop: int = 1022
-    reverse: float = 0.0
+    reverse: float | None = None
 
     def __post_init__(self) -> None:
         if self.crop < 1:
             raise UserError(f"packing.crop is {self.crop}; it must be at least 1 residue")
-        if not 0 <= self.reverse <= 1:
+        if not 0 <= (self.reverse or 0) <= 1:
             raise UserError(f"packing.reverse is {self.reverse}; it is a probability, between 0 and 1")
 
 
@@ -160,7 +161,7 @@ class Loader:
         random = self._random(_DRAW, number)
         full = shard.offsets[chosen + 1] - shard.offsets[chosen]
         first = shard.offsets[chosen] + (random.random(len(chosen)) * (full - kept + 3)).astype(np.int64)
-        backwards = random.random(len(chosen)) < self.config.reverse
+        backwards = random.random(len(chosen)) < (self.config.reverse or 0)
         starts = np.zeros(len(chosen) + 1, dtype=np.int64)
         np.cumsum(kept, out=starts[1:])
         # Token t of a sequence is residue t - 1, counted from its first letter or back from its last.

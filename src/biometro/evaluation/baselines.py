@@ -17,7 +17,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from biometro.alphabet import SequenceKind
+from biometro.data.likeness import likeness_of
+from biometro.data.mmseqs import installed
 from biometro.evaluation import linear
+from biometro.evaluation.fingerprint_baselines import FingerprintBaseline
 from biometro.evaluation.metrics import check_kind
 
 LONGEST_KMER = 3
@@ -27,6 +31,8 @@ _MOST_WEIGHTS = 5_000_000  # of a logistic regression, whose solver keeps some t
 _FEWEST_WITH = 3  # training sequences that have a k-mer which counts; scaled, a rarer one would outweigh all others
 _BLOCK = 200_000  # residues predicted at once
 
+NEIGHBOURS = 5  # that vote on a T-cell receptor or a molecule
+_LEAST_DISTANCE = 0.05  # of a neighbour, as its vote counts
 SMOOTHING = 0.05  # the probability that a neighbour's truth leaves to the others
 _PIECE = re.compile(r"(\d+)([MID])")
 _CIGAR = re.compile(r"(\d+[MID])+")
@@ -192,6 +198,56 @@ def _blocks(letters: Sequence[bytes]) -> Iterator[list[bytes]]:
         yield block
 
 
+class Baseline(Protocol):
+    """What answers without a language model."""
+
+    def fit(self, letters: Sequence[bytes], truth: Any) -> Baseline: ...
+
+    def predict(self, letters: Sequence[bytes]) -> Any: ...
+
+
+def beside(
+    kind: SequenceKind, task: str, names: Sequence[str], seed: int, *, aligned: bool = True
+) -> dict[str, Callable[[], Baseline]]:
+    """The baselines that stand beside a model of sequences of this kind, by name.
+
+    - proteins, antibodies: `nearest neighbour` by alignment (where MMseqs2 is installed), `k-mers`.
+    - T-cell receptors: `edit-distance neighbour`, the five nearest by `data.edits`, in the manner of TCRdist's
+      classifier; `k-mers`.
+    - molecules: `ECFP4 + logistic regression` (for columns of numbers `ECFP4 + ridge regression`), `ECFP4 + random
+      forest`, and `Tanimoto neighbour`, the five nearest.
+    - text: `k-mers`.
+
+    Args:
+        kind: of the sequences.
+        task: see `metrics`; residues of molecules have no baseline.
+        names: of the K classes, labels or columns.
+        seed: of what is drawn.
+        aligned: whether proteins and antibodies may be aligned.
+    """
+    kmers: dict[str, Callable[[], Baseline]] = {"k-mers": lambda: KmerBaseline(task, names, seed)}
+    likeness = likeness_of(kind)
+    if likeness is None:
+        return kmers
+    several = 1 if task.startswith("residue_") else NEIGHBOURS
+
+    def nearest(neighbours: int) -> Callable[[], Baseline]:
+        return lambda: NearestNeighbour(task, names, likeness.search, neighbours)
+
+    if kind == "molecule":
+        if task.startswith("residue_"):
+            return {}
+        regression = "ridge" if task == "regression" else "logistic"
+        return {
+            f"ECFP4 + {regression} regression": lambda: FingerprintBaseline(task, names, "linear", seed),
+            "ECFP4 + random forest": lambda: FingerprintBaseline(task, names, "forest", seed),
+            "Tanimoto neighbour": nearest(several),
+        }
+    if kind == "tcr":
+        return {"edit-distance neighbour": nearest(several), **kmers}
+    return {"nearest neighbour": nearest(1), **kmers} if aligned and installed() else kmers
+
+
 class Hits(Protocol):
     """What a search found: H hits, the best of each query before its others."""
 
@@ -200,6 +256,9 @@ class Hits(Protocol):
 
     @property
     def target(self) -> np.ndarray: ...  # (H,) int64
+
+    @property
+    def similarity(self) -> Any: ...  # (H,) 0 to 1, where several neighbours vote
 
     @property
     def query_start(self) -> Any: ...  # (H,) int64 from 0, where alignments were asked for
@@ -211,32 +270,37 @@ class Hits(Protocol):
     def cigar(self) -> Any: ...  # H strings such as 10M2I5M3D, see `aligned`
 
 
-Search = Callable[..., Hits]  # (queries, targets, *, alignments)
+Search = Callable[..., Hits]  # (queries, targets, *, most, alignments)
 
 
 class NearestNeighbour:
-    """Predicts for each sequence the truth of its best hit in the training set.
+    """Predicts for each sequence the truth of its best hit in the training set, or of its best few.
 
     - Classes and labels: probability 0.95 for the neighbour's truth, and 0.05 shared out by the frequencies in
       training, so that the log-loss is finite. Values: the neighbour's.
     - Residues: the truth of the neighbour's residue that each is aligned with.
     - Where there is no hit, no aligned residue, or the neighbour's truth is unknown: the frequencies in training (with
       one more of each class or outcome than were seen), or the column's mean, NaN if it has none.
+    - Several neighbours are averaged, each weighted by 1 / (0.05 + 1 - similarity), so that one which is the same
+      counts twenty times one that has next to nothing in common; of each label or column, those whose truth is known.
+      Receptors and molecules have many near neighbours, whose labels are noisy.
 
     Args:
         kind: see `metrics`.
         names: of the K classes, labels or columns.
-        search: such as MMseqs2's: (queries, targets, alignments=...) -> Hits, of lists of letters.
+        search: (queries, targets, most=..., alignments=...) -> Hits, of lists of letters, as `Likeness.search` is.
+        neighbours: of each sequence that are asked; 1 where residues have labels.
 
     Raises:
         UserError: for a kind that does not exist.
     """
 
-    def __init__(self, kind: str, names: Sequence[str], search: Search):
+    def __init__(self, kind: str, names: Sequence[str], search: Search, neighbours: int = 1):
         check_kind(kind)
-        self.kind, self.names, self.search = kind, tuple(names), search
+        self.kind, self.names, self.search, self.neighbours = kind, tuple(names), search, neighbours
         self._letters: list[bytes] = []
         self._answers: list[np.ndarray] = []
+        self._known: list[np.ndarray] = []
         self._otherwise_K = np.empty(0, np.float32)
 
     def fit(self, letters: Sequence[bytes], truth: Any) -> NearestNeighbour:
@@ -253,6 +317,7 @@ class NearestNeighbour:
         rows = [np.asarray(row) if residues else np.asarray(row)[None] for row in truth]
         self._letters = list(letters)
         self._otherwise_K = self._frequencies(np.concatenate(rows) if rows else np.empty(0))
+        self._known = [self._is_known(row) for row in rows]
         self._answers = [self._answer(row) for row in rows]
         return self
 
@@ -263,21 +328,34 @@ class NearestNeighbour:
             ValueError: for an alignment that leaves its sequences.
         """
         residues = self.kind.startswith("residue_")
-        found = [np.tile(self._otherwise_K, (len(row) if residues else 1, 1)) for row in letters]
-        hits = self.search(list(letters), self._letters, alignments=residues)
+        hits = self.search(list(letters), self._letters, most=self.neighbours, alignments=residues)
+        if not residues:
+            return self._votes(len(letters), hits)
+        found = [np.tile(self._otherwise_K, (len(row), 1)) for row in letters]
         queries, best = np.unique(hits.query, return_index=True)
         for query, hit in zip(queries.tolist(), best.tolist(), strict=True):
             target = int(hits.target[hit])
-            if not residues:
-                found[query] = self._answers[target]
-                continue
             here, there = aligned(hits.cigar[hit], int(hits.query_start[hit]), int(hits.target_start[hit]))
             if len(here) and (here[-1] >= len(letters[query]) or there[-1] >= len(self._letters[target])):
                 raise ValueError(f"the alignment of query {query} with target {target} leaves its sequences")
             found[query][here] = self._answers[target][there]
-        if self.kind == "residue_regression":
-            return [row[:, 0] for row in found]
-        return found if residues else np.concatenate([np.empty((0, len(self._otherwise_K)), np.float32), *found])
+        return [row[:, 0] for row in found] if self.kind == "residue_regression" else found
+
+    def _votes(self, count: int, hits: Hits) -> np.ndarray:
+        """(N, K) float32: the answers of each query's first hits, weighted."""
+        K = len(self._otherwise_K)
+        first = np.arange(len(hits.query)) - np.searchsorted(hits.query, hits.query) < self.neighbours
+        query_H, target_H, weight_H = hits.query[first], hits.target[first].tolist(), np.ones(int(first.sum()))
+        if self.neighbours > 1:
+            weight_H = 1 / (_LEAST_DISTANCE + 1 - hits.similarity[first].astype(np.float64))
+        answer_NK, total_NK = np.zeros((count, K)), np.zeros((count, K))
+        if target_H:
+            answer_HK, known_HK = (np.concatenate([rows[i] for i in target_H]) for rows in (self._answers, self._known))
+            weight_HK = weight_H[:, None] * known_HK
+            np.add.at(answer_NK, query_H, weight_HK * np.nan_to_num(answer_HK))
+            np.add.at(total_NK, query_H, weight_HK)
+        otherwise_NK = np.tile(self._otherwise_K.astype(np.float64), (count, 1))
+        return np.divide(answer_NK, total_NK, out=otherwise_NK, where=total_NK > 0).astype(np.float32)
 
     def _frequencies(self, truth: np.ndarray) -> np.ndarray:
         """(K,) float32: what is answered when nothing is known of a sequence."""
@@ -295,13 +373,17 @@ class NearestNeighbour:
         """(M, K) float32: what the truth of a neighbour, (M,) or (M, K), says of a sequence like it."""
         if self.kind.endswith("classification"):
             hot = np.eye(len(self.names) + 1, dtype=np.float32)[truth.astype(np.int64), :-1]  # -1 is a row of zeros
-            known = (truth >= 0)[:, None]
         else:
             hot = truth.reshape(len(truth), -1).astype(np.float32)
-            known = np.isfinite(hot)
         if not self.kind.endswith("regression"):
             hot = (1 - SMOOTHING) * hot + SMOOTHING * self._otherwise_K
-        return np.where(known, hot, self._otherwise_K)
+        return np.where(self._is_known(truth), hot, self._otherwise_K)
+
+    def _is_known(self, truth: np.ndarray) -> np.ndarray:
+        """(M, K) or (M, 1) bool: of which classes, labels or columns a neighbour says something."""
+        if self.kind.endswith("classification"):
+            return (truth >= 0)[:, None]
+        return np.isfinite(truth.reshape(len(truth), -1).astype(np.float32))
 
 
 def aligned(cigar: str, query_start: int, target_start: int) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from biometro.alphabet import SequenceKind
 from biometro.data.contacts import PairColumns, Protein, read_table, simulated
 from biometro.data.structures import find_structures, read_chains, read_structure
 from biometro.errors import UserError
@@ -104,6 +105,8 @@ class ContactsExam:
     Raises UserError where no protein is left that has a contact in the metric's range.
     """
 
+    sequences: SequenceKind = "protein"
+
     def __init__(
         self,
         proteins: Sequence[Protein],
@@ -158,6 +161,7 @@ class ContactsExam:
         Raises UserError where the model can be read in none of the ways asked for; where in some, the scores' notes say
         why not in the others.
         """
+        subject.reads(self.test, self.sequences)
         reader = ContactReader(
             subject.bundle, device=subject.device, precision=subject.precision, batch_tokens=subject.batch_tokens,
             longest=self.config.longest,

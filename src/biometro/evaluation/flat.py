@@ -8,7 +8,7 @@ Shapes: N sequences, L residues of one, M rows (sequences, or known residues of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ Column = tuple[np.ndarray, np.ndarray, np.ndarray]
 class Flat:
     """Truth (M,) int64 or (M, K) float64, predictions (M, K) float64, and the unit of each row (M,) int64.
 
-    A unit is what is drawn as a whole: a sequence, or a family; there are `units` of them.
+    A unit is what is drawn as a whole: a sequence, or a family; there are `units` of them. groups: (M,) int64, the
+    group of each row, -1 for none.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Flat:
     units: int
     sequence_M: np.ndarray
     names: tuple[str, ...]
+    groups: np.ndarray | None = None
 
     @property
     def classes(self) -> bool:
@@ -45,20 +47,39 @@ class Flat:
         known = self.predicted if self.classes else self.predicted[np.isfinite(self.truth)]
         return bool(known.size) and bool(np.isfinite(known).all())
 
+    def by_group(self) -> Iterator[Flat]:
+        """The rows of each group, which are drawn as those of the whole."""
+        groups = np.empty(0) if self.groups is None else self.groups
+        for number in np.unique(groups[groups >= 0]).tolist():
+            row_M = np.flatnonzero(groups == number)
+            yield replace(
+                self, truth=self.truth[row_M], predicted=self.predicted[row_M], unit_M=self.unit_M[row_M],
+                sequence_M=self.sequence_M[row_M], groups=None,
+            )  # fmt: skip
 
-def lay_flat(kind: str, truth: Any, predicted: Any, names: Sequence[str], groups: np.ndarray | None = None) -> Flat:
-    """The task as `metrics` tables it, without residues of unknown truth; `groups` (N,) are families of sequences.
+
+def lay_flat(
+    kind: str, truth: Any, predicted: Any, names: Sequence[str], families: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+) -> Flat:  # fmt: skip
+    """The task as `metrics` tables it, without residues of unknown truth.
+
+    Args:
+        kind, truth, predicted, names: as there.
+        families: (N,) of sequences, whole ones of which are drawn.
+        groups: (N,) of sequences, -1 for none, within which figures per group are measured.
 
     Raises:
-        ValueError: where truth, predictions, names and groups do not fit one another.
+        ValueError: where truth, predictions, names, families and groups do not fit one another.
     """
     if len(truth) != len(predicted):
         raise ValueError(f"{len(truth)} truths but {len(predicted)} predictions")
     unit_N, units = np.arange(len(truth)), len(truth)
-    if groups is not None:
-        if len(groups) != len(truth):
-            raise ValueError(f"{len(truth)} sequences but {len(groups)} groups")
-        found, unit_N = np.unique(groups, return_inverse=True)
+    for numbers in (families, groups):
+        if numbers is not None and len(numbers) != len(truth):
+            raise ValueError(f"{len(truth)} sequences but {len(numbers)} groups")
+    if families is not None:
+        found, unit_N = np.unique(families, return_inverse=True)
         units = len(found)
     names = tuple(names) if kind != "residue_regression" else ("",)
     if kind.startswith("residue_"):
@@ -72,7 +93,8 @@ def lay_flat(kind: str, truth: Any, predicted: Any, names: Sequence[str], groups
             raise ValueError(f"truth has classes {rows.min()} to {rows.max()}, but there are {len(names)} names")
     else:
         rows = rows.astype(np.float64).reshape(rows_predicted.shape)
-    return Flat(kind, rows, rows_predicted, unit_N[sequence_M], units, sequence_M, names)
+    own = None if groups is None else np.asarray(groups)[sequence_M]
+    return Flat(kind, rows, rows_predicted, unit_N[sequence_M], units, sequence_M, names, own)
 
 
 def known_residues(truth: Sequence[Any], predicted: Sequence[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from biometro.data.mmseqs import installed
 from biometro.errors import UserError
 from biometro.evaluation import overlap
 from biometro.evaluation.overlap import Corpora, Trained
-from biometro.evaluation.probes import installed
 from biometro.evaluation.protocol import RESAMPLES, Exam, NotAtHandError, Score, Subject
 from biometro.evaluation.results import plain
 from biometro.evaluation.tasks import TaskFile
@@ -209,12 +209,13 @@ class Harness:
         mode = self.settings.overlap
         corpus = self.corpora.find(trained) if mode != "none" else None
         if corpus is None:
-            return overlap.describe([], trained, self.corpora, mode)
+            return overlap.describe([], "protein", trained, self.corpora, mode)
         path = self._path(each.task.name, [each.digest, "overlap", corpus.digest, mode, trained.tuned])
         found = self._known(path)
         if found is None:
             say(f"{each.task.name}: looking test sequences up in {corpus.folder}")
-            found = self._keep(path, overlap.describe(self._exam(each).test, trained, self.corpora, mode))
+            exam = self._exam(each)
+            found = self._keep(path, overlap.describe(exam.test, exam.sequences, trained, self.corpora, mode))
         return found
 
     def _exam(self, each: Ready) -> Exam:

@@ -81,16 +81,17 @@ def draw_dots(entries: Sequence[Entry], xlabel: str, level: float | None) -> str
         return plots.to_svg(figure)
 
 
-def draw_nearest(edges_B: np.ndarray, counts_B: np.ndarray, threshold: float | None) -> str:
-    """Test sequences by identity to the nearest training sequence; bins from the threshold up are relatives'."""
+def draw_nearest(
+    edges_B: np.ndarray, counts_B: np.ndarray, related_B: np.ndarray, measure: str, threshold: float | None
+) -> str:
+    """Test sequences by likeness to the nearest training sequence; red are the `related_B` of each bin's `counts_B`."""
     step = float(np.diff(edges_B).min()) if len(edges_B) > 1 else 1.0
     widths_B = np.diff(np.append(edges_B, max(1.0, edges_B[-1] + 1e-9) if edges_B[-1] < 1 else edges_B[-1] + step))
-    near_B = edges_B >= threshold - 1e-6 if threshold is not None else np.zeros(len(edges_B), bool)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH, 2.4), layout="constrained")
-        axes = figure.add_subplot(xlabel="identity to the nearest training sequence (%)", ylabel="test sequences")
-        colours = [VERMILION if near else BLUE for near in near_B]
-        axes.bar(100 * edges_B, counts_B, 92 * widths_B, align="edge", color=colours)
+        axes = figure.add_subplot(xlabel=f"{measure} to the nearest training sequence (%)", ylabel="test sequences")
+        for bottom_B, top_B, colour in ((0 * related_B, related_B, VERMILION), (related_B, counts_B, BLUE)):
+            axes.bar(100 * edges_B, top_B - bottom_B, 92 * widths_B, bottom_B, align="edge", color=colour)
         if threshold is not None:
             axes.axvline(100 * threshold, color=INK, linestyle="--", linewidth=1.1)
         axes.grid(axis="x", visible=False)

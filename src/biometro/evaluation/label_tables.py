@@ -18,8 +18,9 @@ from biometro.evaluation.results import MAIN
 
 FIGURES = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1", "micro_f1": "micro F1",
-    "weighted_f1": "weighted F1", "mcc": "MCC", "auroc": "AUROC", "auprc": "AUPRC", "log_loss": "log loss",
-    "brier": "Brier score", "ece": "ECE", "exact_match": "exact match", "q3": "Q3", "q8": "Q8",
+    "weighted_f1": "weighted F1", "mcc": "MCC", "auroc": "AUROC", "auc01": "AUC0.1",
+    "auroc_per_group": "AUROC per group", "auc01_per_group": "AUC0.1 per group", "auprc": "AUPRC",
+    "log_loss": "log loss", "brier": "Brier score", "ece": "ECE", "exact_match": "exact match", "q3": "Q3", "q8": "Q8",
     "spearman": "Spearman's rho", "spearman_per_sequence": "Spearman's rho per sequence", "pearson": "Pearson's r",
     "rmse": "RMSE", "mae": "MAE", "r2": "R²",
 }  # fmt: skip

@@ -180,7 +180,7 @@ def _split(said: Mapping[str, Any], by: str) -> Iterator[str]:
 
 def _leak(split: Mapping[str, Any]) -> str:
     """The leak in words."""
-    leaks, identity = split.get("leaks") or {}, finite(split.get("identity"))
+    leaks, relatives = split.get("leaks") or {}, split.get("relatives")
     texts = [
         f"{percent(leak.get('share'))} of {name} sequences ({leak['count']:,} of {leak['of']:,})"
         for side, name in (("test", "test"), ("valid", "validation"))
@@ -188,10 +188,10 @@ def _leak(split: Mapping[str, Any]) -> str:
     ]
     if not texts:
         return "Whether test sequences have relatives in train was not measured."
-    least = f", with at least {100 * identity:.3g}\u00a0% identical residues" if identity else ""
+    least = f" ({str(relatives).replace(' %', chr(0xA0) + '%')})" if relatives else ""
     text = f"{' and '.join(texts)} have a relative in train{least}."
     shares = [percent(example[2]) for example in (leaks.get("test") or {}).get("examples") or [] if len(example) > 2]
-    return text + (f" Identities of the first of these pairs in test: {', '.join(shares)}." if shares else "")
+    return text + (f" Similarities of the first of these pairs in test: {', '.join(shares)}." if shares else "")
 
 
 def _warning(said: Mapping[str, Any], split: Mapping[str, Any]) -> str:
@@ -201,7 +201,7 @@ def _warning(said: Mapping[str, Any], split: Mapping[str, Any]) -> str:
         texts.append(
             f"{percent(share)} of these test sequences have a relative in train: the figures below say how well the "
             "model does on sequences like those it knows, and too little about new families. Look at the nearest "
-            "neighbour, which lives on such relatives, and split by homology."
+            "neighbour, which lives on such relatives, and split by families: homology, cdr3, scaffold or butina."
         )
     counts = split.get("classes") or {}
     for side, lack in (("train", "cannot be learnt"), ("test", "are not judged")):
@@ -232,12 +232,15 @@ def _dots_card(split: Mapping[str, Any], metric: str, colours: Mapping[str, str]
 
 def _nearest_card(split: Mapping[str, Any]) -> str:
     nearest = split.get("nearest") or {}
-    edges_B, counts_B = (np.array(nearest.get(key) or [], float) for key in ("low edges", "counts"))
-    edges_B = edges_B[: len(counts_B)]
+    edges_B, counts_B, related_B = (
+        np.array(nearest.get(key) or [], float) for key in ("low edges", "counts", "related")
+    )
+    edges_B, related_B = edges_B[: len(counts_B)], np.resize(related_B, len(counts_B))
     if not len(edges_B) or not counts_B.sum() > 0:
         return ""
-    threshold = finite(split.get("identity")) or None
-    svg = label_plots.draw_nearest(edges_B, counts_B[: len(edges_B)], threshold)
+    counts_B, related_B = counts_B[: len(edges_B)], related_B[: len(edges_B)]
+    measure, threshold = str(nearest.get("measure") or "similarity"), finite(nearest.get("threshold"))
+    svg = label_plots.draw_nearest(edges_B, counts_B, related_B, measure, threshold)
     return card("How near test is to train", svg, NEAREST_NOTE, heading="h3")
 
 
@@ -345,8 +348,9 @@ DOTS_NOTE = (
     "stronger one is drawn on as the dashed line: a model whose interval reaches it has not been shown to be better."
 )
 NEAREST_NOTE = (
-    "For each test sequence the most similar training sequence; the bar at 0 has those without any hit. Red bars, from "
-    "the dashed line on, are relatives: what stands there can be answered by looking it up."
+    "For each test sequence the most similar training sequence; the bar at 0 has those without any hit. Red are those "
+    "with a relative in train (from the dashed line on, where there is one): what stands there can be answered by "
+    "looking it up."
 )
 RELIABILITY_NOTE = (
     "Where the curve lies on the diagonal, 80 % sure means right in 80 % of cases; below it the model is too sure. "

@@ -49,6 +49,7 @@ from biometro.evaluation.flat import (
 Figures = dict[str, float]
 __all__ = [
     "FIGURES",
+    "PER_GROUP",
     "SELECT",
     "bootstrap",
     "check_kind",
@@ -64,16 +65,18 @@ __all__ = [
 
 _CLASSES = (
     *("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "mcc"),
-    *("auroc", "auprc", "log_loss", "brier", "ece"),
+    *("auroc", "auc01", "auprc", "log_loss", "brier", "ece"),
 )
 _VALUES = ("pearson", "spearman", "rmse", "mae", "r2")
 FIGURES: dict[str, tuple[str, ...]] = {
     "classification": _CLASSES,
-    "multilabel": ("macro_f1", "micro_f1", "exact_match", "auroc", "auprc", "log_loss", "ece"),
+    "multilabel": ("macro_f1", "micro_f1", "exact_match", "auroc", "auc01", "auprc", "log_loss", "ece"),
     "regression": _VALUES,
     "residue_classification": (*_CLASSES, "q8", "q3"),
     "residue_regression": (*_VALUES, "spearman_per_sequence"),
 }
+PER_GROUP = ("auroc_per_group", "auc01_per_group")
+"""Figures that classification and multilabel tasks have besides, where sequences have groups."""
 # The figure by which checkpoints are chosen unless another is asked for.
 SELECT = {
     "classification": "macro_f1",
@@ -100,20 +103,25 @@ def check_kind(kind: str) -> None:
         raise UserError(f"there is no kind of task {kind!r}; choose from {', '.join(FIGURES)}")
 
 
-def check_metric(kind: str, name: str, names: Sequence[str] | None = None) -> None:
+def check_metric(kind: str, name: str, names: Sequence[str] | None = None, grouped: bool = False) -> None:
     """Raises UserError, with the figures there are, unless `measure` gives the figure `name` for tasks of this kind.
 
-    With the classes' names, q8 and q3 are refused where the classes are not states of secondary structure.
+    With the classes' names, q8 and q3 are refused where the classes are not states of secondary structure. grouped:
+    whether sequences have groups, without which there are no figures per group.
     """
     check_kind(kind)
     there_are = FIGURES[kind]
+    if kind in ("classification", "multilabel"):
+        if name in PER_GROUP and not grouped:
+            raise UserError(f"{name} needs groups; name their column with labels.group")
+        there_are += PER_GROUP if grouped else ()
     if kind == "residue_classification" and names is not None:
         there_are = (*_CLASSES, *structure_figures(names))
     if name not in there_are:
         raise UserError(f"a {kind} task has no figure {name!r}; choose from {', '.join(there_are)}")
 
 
-def measure(kind: str, truth: Any, predicted: Any, names: Sequence[str]) -> Figures:
+def measure(kind: str, truth: Any, predicted: Any, names: Sequence[str], groups: np.ndarray | None = None) -> Figures:
     """All figures of one task; see this module's docstring for the kinds and FIGURES for the names.
 
     - A classifier's answer is its most probable class, a label is given from a probability of 0.5 up.
@@ -122,6 +130,10 @@ def measure(kind: str, truth: Any, predicted: Any, names: Sequence[str]) -> Figu
     - mcc is 0 for constant answers, the limit, and NaN where the truth has one class.
     - auroc and auprc (average precision) are those of the second of two classes; of more, the mean over the classes in
       the truth, each against the rest; of labels, the mean over those with both outcomes known.
+    - auc01 is the AUROC up to a false-positive rate of 0.1, standardised so that chance is 0.5 (McClish 1989, Medical
+      Decision Making 9, 190), and averaged as auroc is.
+    - With groups: auroc_per_group and auc01_per_group, means over the groups of the figure within each, and
+      groups_left_out, how many groups have one outcome only and do not count.
     - log_loss is in nats per sequence or residue, or per known label. brier is the mean squared error of the second of
       two classes' probability (0 to 1), and of more classes the sum over all of them (0 to 2), as in Brier 1950.
     - ece: see `calibration.ece`.
@@ -137,17 +149,19 @@ def measure(kind: str, truth: Any, predicted: Any, names: Sequence[str]) -> Figu
         truth: as tabled above.
         predicted: as tabled above.
         names: of the K classes, labels or columns; not used by residue_regression.
+        groups: (N,) int64, the group of each sequence, -1 where it has none; of classification and multilabel tasks.
 
     Raises:
         UserError: for a kind that does not exist.
-        ValueError: where truth, predictions and names do not fit one another.
+        ValueError: where truth, predictions, names and groups do not fit one another.
     """
     check_kind(kind)
-    flat = lay_flat(kind, truth, predicted, names)
+    flat = lay_flat(kind, truth, predicted, names, groups=groups)
     with _silence():
-        if flat.classes:
-            return _measure_classes(flat)
-        return _measure_labels(flat) if kind == "multilabel" else _measure_columns(flat)
+        if not flat.classes and kind != "multilabel":
+            return _measure_columns(flat)
+        figures = _measure_classes(flat) if flat.classes else _measure_labels(flat)
+        return figures | (_measure_groups(flat) if flat.groups is not None else {})
 
 
 def bootstrap(
@@ -159,22 +173,24 @@ def bootstrap(
     samples: int = 1000,
     seed: int = 0,
     share: float = 0.95,
+    families: np.ndarray | None = None,
     groups: np.ndarray | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Percentile bootstrap intervals (Efron 1979, Annals of Statistics 7, 1) of figures of `measure`.
 
     Whole sequences are drawn, a sequence with all its residues: residues of one are not independent, and an interval
-    that took them so would be too narrow. The same holds for homologues: with `groups`, whole families are drawn.
+    that took them so would be too narrow. The same holds for homologues: with `families`, whole ones are drawn.
     An ece of few sequences is too large by chance, and that of a resample more so: its interval leans upwards.
 
     Args:
         kind, truth, predicted, names: as for `measure`.
         figures: which; a column's own too ("spearman/NAME").
-        samples: resamples. Figures of ranks (auroc, auprc, spearman) of more than about a million scores take fewer, at
-            least 200, so that they end within about five seconds.
+        samples: resamples. Figures of ranks (auroc, auc01, auprc, spearman) of more than about a million scores take
+            fewer, at least 200, so that they end within about five seconds.
         seed: same seed, same intervals.
         share: of the resamples that lies within the interval.
-        groups: (N,) int64 family numbers of the sequences.
+        families: (N,) int64 family numbers of the sequences.
+        groups: as for `measure`.
 
     Returns:
         (low, high) of each figure, over the resamples where it is defined; NaN where that is fewer than half.
@@ -183,7 +199,7 @@ def bootstrap(
         UserError: for a figure that `measure` does not give.
         ValueError: as for `measure`.
     """
-    found = replicates(kind, truth, predicted, names, figures, samples, seed, groups)
+    found = replicates(kind, truth, predicted, names, figures, samples, seed, families, groups)
     return {name: interval(values_S, share) for name, values_S in found.items()}
 
 
@@ -195,6 +211,7 @@ def replicates(
     figures: Sequence[str],
     samples: int = 1000,
     seed: int = 0,
+    families: np.ndarray | None = None,
     groups: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """(S,) float64 of each figure over the resamples that `bootstrap` takes percentiles of; NaN where undefined.
@@ -203,8 +220,8 @@ def replicates(
     by one, is that of the two. Arguments and errors as for `bootstrap`; figures of ranks may take fewer resamples.
     """
     for name in figures:
-        check_metric(kind, name.split("/")[0] if kind == "regression" else name, names)
-    flat = lay_flat(kind, truth, predicted, names, groups)
+        check_metric(kind, name.split("/")[0] if kind == "regression" else name, names, groups is not None)
+    flat = lay_flat(kind, truth, predicted, names, families, groups)
     found = {name: np.full(samples, np.nan) for name in figures}
     with _silence():
         for family in resampling.families(flat) if flat.units else []:
@@ -337,20 +354,32 @@ def _measure_column(truth_M: np.ndarray, predicted_M: np.ndarray) -> Figures:
     return figures
 
 
+def _measure_groups(flat: Flat) -> Figures:
+    groups = list(flat.by_group())
+    areas = [_mean_areas(group) for group in groups]
+    areas = [found for found in areas if math.isfinite(found["auroc"])]
+    figures = {f"{name}_per_group": _mean([found[name] for found in areas]) for name in ("auroc", "auc01")}
+    return figures | {"groups_left_out": float(len(groups) - len(areas))}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
+
+
 def _mean_areas(flat: Flat) -> Figures:
     areas = [_areas(score_M, true_M) for score_M, true_M, _ in ranked_labels(flat)]
-    defined = [pair for pair in areas if math.isfinite(pair[0])]
-    auroc, auprc = np.mean(defined, axis=0) if defined else (math.nan, math.nan)
-    return {"auroc": auroc, "auprc": auprc}
+    defined = [found for found in areas if math.isfinite(found[0])]
+    return {name: _mean([found[place] for found in defined]) for place, name in enumerate(("auroc", "auprc", "auc01"))}
 
 
-def _areas(score_M: np.ndarray, true_M: np.ndarray) -> tuple[float, float]:
-    """AUROC and average precision of scores (M,) for outcomes (M,) bool; NaN where there is one outcome only."""
+def _areas(score_M: np.ndarray, true_M: np.ndarray) -> tuple[float, float, float]:
+    """AUROC, average precision, AUC0.1 of scores (M,) for outcomes (M,) bool; NaN where there is one outcome only."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     if true_M.all() or not true_M.any() or not np.isfinite(score_M).all():
-        return math.nan, math.nan
-    return float(roc_auc_score(true_M, score_M)), float(average_precision_score(true_M, score_M))
+        return math.nan, math.nan, math.nan
+    early = roc_auc_score(true_M, score_M, max_fpr=resampling.EARLY)
+    return float(roc_auc_score(true_M, score_M)), float(average_precision_score(true_M, score_M)), float(early)
 
 
 @contextmanager

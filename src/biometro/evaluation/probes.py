@@ -21,15 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from biometro.alphabet import protein
-from biometro.data import mmseqs, sides
+from biometro.alphabet import MoleculePolicy, Reading, SequenceKind, protein
+from biometro.data import sides
 from biometro.data.labels import Labelled, read_labelled, take
+from biometro.data.mmseqs import installed
 from biometro.data.sides import Division, SplitConfig
 from biometro.data.sources import ReadOptions
 from biometro.data.task import LabelConfig, Truth
 from biometro.errors import UserError
 from biometro.evaluation import heads, metrics
-from biometro.evaluation.baselines import KmerBaseline, NearestNeighbour
+from biometro.evaluation.baselines import Baseline, beside
 from biometro.evaluation.protocol import RESAMPLES, NotAtHandError, Score, Subject
 
 RESIDUES = {"train": 50_000, "valid": 20_000}
@@ -50,13 +51,17 @@ class ProbeConfig:
     Args:
         labels: where labels stand; its task is the kind of the file.
         split: which sequences are held out; one way.
-        column: of tables, the one that holds the sequence.
+        sequences: what the data hold.
+        molecules: what is done with them before any model reads them.
+        column: of tables, the one that holds the sequence; of receptors, columns by part (`ReadOptions.column`).
         id_column: of tables, the one that holds the identifier.
     """
 
     labels: LabelConfig = field(default_factory=LabelConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
-    column: str = "sequence"
+    sequences: SequenceKind = "protein"
+    molecules: MoleculePolicy = field(default_factory=MoleculePolicy)
+    column: str | dict[str, str] = "sequence"
     id_column: str | None = None
 
     def __post_init__(self) -> None:
@@ -86,22 +91,24 @@ def read(
         if "homology" in split.methods:
             raise NotAtHandError("its split needs MMseqs2: pip install 'biometro[homology]', or put `mmseqs` on PATH")
         split = replace(split, identity=0.0)  # only the leak would need it, and the facts say that it is not known
-    options = ReadOptions("auto", config.column, config.id_column, split.column)
-    labelled = read_labelled(list(data), replace(config.labels, task=kind), options)  # type: ignore[arg-type]
-    metrics.check_metric(kind, metric, labelled.task.names)
+    options = ReadOptions("auto", config.column, config.id_column, split.column, kind=config.sequences)
+    reading = Reading(config.sequences, molecules=config.molecules)
+    labelled = read_labelled(list(data), replace(config.labels, task=kind), options, reading)  # type: ignore[arg-type]
+    metrics.check_metric(kind, metric, labelled.task.names, bool(labelled.groups))
     by = split.methods[0]
     made = sides.divide(labelled, by, split, seed) if keep is None else sides.kept(keep, labelled, by, split, seed)
-    return ProbeExam(labelled, made, split.identity, metric, seed, resamples)
+    return ProbeExam(labelled, made, metric, seed, resamples)
 
 
 class ProbeExam:
     """One task of labelled sequences, divided; see `protocol.Exam`."""
 
-    def __init__(self, labelled: Labelled, division: Division, identity: float, metric: str, seed: int, resamples: int):
+    def __init__(self, labelled: Labelled, division: Division, metric: str, seed: int, resamples: int):
         self.task, self.kind, self.metric = labelled.task, labelled.task.kind, metric
+        self.sequences = labelled.kind
         self.seed, self.resamples = seed, resamples
         parts = {name: getattr(division, name) for name in sides.SIDES}
-        self.facts = _facts(labelled, division, identity)
+        self.facts = _facts(labelled, division)
         if self.task.per_residue:
             random = np.random.default_rng(seed)
             for name, most in SEQUENCES.items():
@@ -110,7 +117,9 @@ class ProbeExam:
                     parts[name] = np.sort(random.choice(parts[name], most, replace=False))
         self.letters = {name: [labelled.letters[i] for i in part] for name, part in parts.items()}
         self.truth: dict[str, Truth] = {name: take(labelled.truth, part) for name, part in parts.items()}
-        self.groups = None if division.families is None else division.families[division.test]
+        self.families = None if division.families is None else division.families[division.test]
+        numbers = labelled.group_numbers
+        self.groups = {name: None if numbers is None else numbers[part] for name, part in parts.items()}
         self.test = self.letters["test"]
         if self.task.per_residue:
             self.rows = {name: self._drawn(self.truth[name], most) for name, most in RESIDUES.items()}
@@ -121,24 +130,29 @@ class ProbeExam:
         """What letters alone, and the nearest training sequence, give on the same split."""
         names, found = self.task.names, {}
         if not self.task.per_residue:
-            found["composition"] = self._probe(lambda letters: list(composition(letters)))
+            found["composition"] = self._probe(lambda letters: list(composition(letters, self.sequences)))
             aligned = one_hot(self.letters["train"], [*self.letters["valid"], *self.test])
             if aligned is not None:
                 found["one-hot"] = self._probe(aligned)
-        kmers = "windows" if self.task.per_residue else "k-mers"
-        found[kmers] = self._judged(lambda: KmerBaseline(self.kind, names, self.seed))
-        if installed():
-            found["alignment"] = self._judged(lambda: NearestNeighbour(self.kind, names, mmseqs.search))
+        called = {"nearest neighbour": "alignment"} | ({"k-mers": "windows"} if self.task.per_residue else {})
+        for name, make in beside(self.sequences, self.kind, names, self.seed).items():
+            found[called.get(name, name)] = self._judged(make)
         return found
 
     def model(self, subject: Subject, say: Say) -> dict[str, Score]:
-        """A probe of the model's vectors. Raises UserError where residues have labels and are not its tokens."""
+        """A probe of the model's vectors.
+
+        Raises UserError where the model reads another kind of sequence, or residues have labels and are not its tokens.
+        """
+        everything = [sequence for side in sides.SIDES for sequence in self.letters[side]]
+        subject.reads(everything, self.sequences)
         store = subject.features("residues" if self.task.per_residue else "mean")
 
         def read(letters: Sequence[bytes]) -> list[np.ndarray]:
-            return store.of(letters, lambda done, of: say(f"{done:,} of {of:,} sequences read"))
+            own = subject.reads(letters, self.sequences)
+            return store.of(own, lambda done, of: say(f"{done:,} of {of:,} sequences read"))
 
-        return {"probe": self._probe(read)}
+        return {"probe": replace(self._probe(read), note=subject.note(everything))}
 
     def _probe(self, vectors: Vectors) -> Score:
         rows = self._residues if self.task.per_residue else self._sequences
@@ -148,7 +162,8 @@ class ProbeExam:
         sign = 1 if metrics.larger_is_better(self.metric) else -1
 
         def score(predicted: np.ndarray) -> float:
-            return sign * metrics.measure(*_as_rows(self.kind, valid, predicted), self.task.names)[self._chosen_by]
+            rows, groups = _as_rows(self.kind, valid, predicted), self.groups["valid"]
+            return sign * metrics.measure(*rows, self.task.names, groups)[self._chosen_by]
 
         fitted = heads.fit(self.kind, self.task.outputs, train_NF, truth, valid_MF, score)
         predicted: Any
@@ -163,17 +178,18 @@ class ProbeExam:
         """The figure that penalties are chosen by: residues of validation are drawn one by one, without sequences."""
         return "spearman" if self.metric == "spearman_per_sequence" else self.metric
 
-    def _judged(self, make: Callable[[], KmerBaseline | NearestNeighbour]) -> Score:
+    def _judged(self, make: Callable[[], Baseline]) -> Score:
         began = time.perf_counter()
         baseline = make().fit(self.letters["train"], self.truth["train"])
         return self._score(baseline.predict(self.test), began, {})
 
     def _score(self, predicted: Any, began: float, details: dict[str, Any]) -> Score:
         truth, names = self.truth["test"], self.task.names
-        figures = metrics.measure(self.kind, truth, predicted, names)
+        figures = metrics.measure(self.kind, truth, predicted, names, self.groups["test"])
         drawn = metrics.replicates(
-            self.kind, truth, predicted, names, [self.metric], self.resamples, self.seed, self.groups
-        )
+            self.kind, truth, predicted, names, [self.metric], self.resamples, self.seed, self.families,
+            self.groups["test"],
+        )  # fmt: skip
         return Score(figures, drawn[self.metric], time.perf_counter() - began, details)
 
     def _sequences(self, side: str, vectors: Vectors) -> tuple[np.ndarray, np.ndarray]:
@@ -204,9 +220,10 @@ class ProbeExam:
         return [rows[own] for rows, own in zip(known, _split(chosen, ends), strict=True)]
 
 
-def composition(letters: Sequence[bytes]) -> np.ndarray:
-    """(N, 21) float64: shares of the twenty standard residues, and the logarithm of the length."""
-    codes = np.frombuffer(protein.STANDARD.encode(), np.uint8)
+def composition(letters: Sequence[bytes], kind: SequenceKind = "protein") -> np.ndarray:
+    """(N, 21) float64: shares of the twenty standard residues, and the logarithm of the length; of molecules (N, 94)
+    those of the characters of SMILES, which are atoms, bonds, rings and branches."""
+    codes = np.arange(33, 126) if kind == "molecule" else np.frombuffer(protein.STANDARD.encode(), np.uint8)
     found = np.empty((len(letters), len(codes) + 1))
     for row, sequence in zip(found, letters, strict=True):
         counts = np.bincount(np.frombuffer(sequence, np.uint8), minlength=256)[codes]
@@ -236,15 +253,6 @@ def one_hot(train: Sequence[bytes], others: Sequence[bytes] = ()) -> Vectors | N
     return vectors
 
 
-def installed() -> bool:
-    """Whether MMseqs2 is there."""
-    try:
-        mmseqs.find()
-    except UserError:
-        return False
-    return True
-
-
 def _split(chosen: np.ndarray, ends: np.ndarray) -> list[np.ndarray]:
     """Ascending places in the whole, as places in each of the parts that end there."""
     starts = np.concatenate([[0], ends[:-1]])
@@ -267,7 +275,7 @@ def _as_rows(kind: str, truth: np.ndarray, predicted: np.ndarray) -> tuple[str, 
     return (kind, [truth], [predicted]) if kind == "residue_classification" else (kind, truth, predicted)
 
 
-def _facts(labelled: Labelled, division: Division, identity: float) -> dict[str, str]:
+def _facts(labelled: Labelled, division: Division) -> dict[str, str]:
     """What the report says of the data."""
     task, by = labelled.task, division.by
     facts = {
@@ -281,8 +289,7 @@ def _facts(labelled: Labelled, division: Division, identity: float) -> dict[str,
     facts["relatives in train"] = (
         "not measured"
         if found is None
-        else f"{found.count:,} of {found.of:,} test sequences ({100 * found.share:.1f} %), from {100 * identity:.0f} % "
-        "identity"
+        else f"{found.count:,} of {found.of:,} test sequences ({100 * found.share:.1f} %), {found.relatives}"
     )
     for reason, count in labelled.account.dropped.items():
         facts[f"left out ({reason})"] = f"{count:,}"

@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from biometro.alphabet import SequenceKind, TokenizerAlphabet, kind_of
+from biometro.alphabet.immune import MARKS
 from biometro.errors import UserError
 from biometro.inference.embed import Embedder, Pooling
 from biometro.inference.features import Features
@@ -80,6 +82,32 @@ class Subject:
 
         return Features(embedder, f"{self.fingerprint} {pooling} window {self.precision} {self.device.type}")
 
+    def reads(self, letters: Sequence[bytes], kind: SequenceKind) -> list[bytes]:
+        """An exam's sequences as this model reads them: one of proteins reads a chain alone, without its mark.
+
+        Raises UserError where it is a model of another kind, or reads no chains together.
+        """
+        alphabet = self.bundle.alphabet
+        kind_of(alphabet, kind, self.name)
+        if kind not in ("antibody", "tcr") or alphabet.name != "protein":
+            return list(letters)
+        chains = [sequence.strip(b"|") for sequence in letters]
+        several = next((chain for chain in chains if not MARKS.isdisjoint(chain)), None)
+        if several is not None:
+            raise UserError(
+                f"{self.name}: is a model of proteins, which reads chains one by one; here parts stand together "
+                f"({several[:40].decode()})"
+            )
+        return chains
+
+    def note(self, letters: Sequence[bytes]) -> str:
+        """What must be said of sequences with tokens that this model does not know; empty where it knows all."""
+        alphabet = self.bundle.alphabet
+        if isinstance(alphabet, TokenizerAlphabet):  # it does not say
+            return ""
+        count = sum(bool(alphabet.unknowns(sequence)) for sequence in letters)
+        return f"{count:,} of {len(letters):,} molecules hold a token that this model does not know" if count else ""
+
 
 class Exam(Protocol):
     """One task with its data read, ready to be given to models."""
@@ -87,6 +115,11 @@ class Exam(Protocol):
     @property
     def facts(self) -> Mapping[str, str]:
         """What the report says of the data: counts, what was left out."""
+        ...
+
+    @property
+    def sequences(self) -> SequenceKind:
+        """What kind of sequence is examined."""
         ...
 
     @property

@@ -32,6 +32,9 @@ from biometro.evaluation.flat import (
 )
 
 Values = dict[str, np.ndarray]  # figure -> (S,) float64
+Label = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores (N,), outcomes (N,) bool and units (N,)
+EARLY = 0.1
+"""The false-positive rate up to which AUC0.1 looks."""
 _BLOCK = 20_000_000  # weights held at once
 
 
@@ -61,21 +64,46 @@ def families(flat: Flat) -> list[Family]:
         return []
     unit_M, units = flat.unit_M, flat.units
     confidence_M, true_M = outcomes(flat.predicted, flat.truth)
-    shared = ranking([(score_M, true_M, unit_M[row_M]) for score_M, true_M, row_M in ranked_labels(flat)])
+    shared = ranked(flat)
     if flat.classes:
         return [
             confusions(flat.truth, flat.predicted.argmax(1), unit_M, units, len(flat.names)),
             means({name: (value_M, unit_M) for name, value_M in class_scores(flat).items()}, units),
             calibration_error(confidence_M, true_M, unit_M, units),
-            shared,
+            *shared,
         ]
     rows = {"log_loss": label_losses(flat), "exact_match": exact_matches(flat)}
     return [
         label_confusions(flat.truth, flat.predicted >= 0.5, unit_M, units),
         means({name: (value_M, unit_M[row_M]) for name, (value_M, row_M) in rows.items()}, units),
         calibration_error(confidence_M, true_M, unit_M[np.nonzero(np.isfinite(flat.truth))[0]], units),
-        shared,
+        *shared,
     ]
+
+
+def ranked(flat: Flat) -> list[Family]:
+    """Figures of rankings, of all rows and within groups."""
+    found = [ranking(_labels(flat)), early_ranking(_labels(flat))]
+    if flat.groups is not None:
+        parts = [_labels(part) for part in flat.by_group()]
+        found += [_over_groups(ranking, parts, "auroc"), _over_groups(early_ranking, parts, "auc01")]
+    return found
+
+
+def _labels(flat: Flat) -> list[Label]:
+    return [(score_M, true_M, flat.unit_M[row_M]) for score_M, true_M, row_M in ranked_labels(flat)]
+
+
+def _over_groups(make: Callable[[list[Label]], Family], parts: list[list[Label]], figure: str) -> Family:
+    """The mean of a figure over the groups that have both outcomes in the resample."""
+    own = [make(labels) for labels in parts]
+
+    def values(weights_SG: np.ndarray) -> Values:
+        none = np.empty((len(weights_SG), 0))
+        values_SK = np.stack([family.values(weights_SG)[figure] for family in own], 1) if own else none
+        return {f"{figure}_per_group": _mean_of_defined(values_SK)}
+
+    return Family((f"{figure}_per_group",), values, ranked=sum(family.ranked for family in own))
 
 
 def _column_families(flat: Flat) -> list[Family]:
@@ -230,7 +258,7 @@ def rank_correlation(truth_N: np.ndarray, predicted_N: np.ndarray, unit_N: np.nd
     return Family(("spearman",), values, ranked=2 * len(truth_N))
 
 
-def ranking(scores: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Family:
+def ranking(scores: list[Label]) -> Family:
     """AUROC and AUPRC (average precision), mean over the labels where both outcomes are in the resample.
 
     Args:
@@ -247,6 +275,46 @@ def ranking(scores: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Family:
         }
 
     return Family(("auroc", "auprc"), values, ranked=sum(len(score_N) for score_N, _, _ in scores))
+
+
+def early_ranking(scores: list[Label]) -> Family:
+    """AUC0.1, mean as in `ranking`; apart from it, since it costs more."""
+    orders = [_Early.of(*label) for label in scores]
+
+    def values(weights_SG: np.ndarray) -> Values:
+        areas_SK = np.array([[order.area(weights_G) for order in orders] for weights_G in weights_SG])
+        return {"auc01": _mean_of_defined(areas_SK.reshape(len(weights_SG), len(orders)))}
+
+    return Family(("auc01",), values, ranked=sum(len(score_N) for score_N, _, _ in scores))
+
+
+@dataclass(frozen=True)
+class _Early:
+    """One label's scores, highest first: units and outcomes (N,), and the last place of each level of score."""
+
+    units_N: np.ndarray
+    true_N: np.ndarray
+    last_L: np.ndarray
+
+    @staticmethod
+    def of(score_N: np.ndarray, true_N: np.ndarray, unit_N: np.ndarray) -> _Early:
+        order_N, _, end_N = _sort(-score_N)
+        return _Early(unit_N[order_N], true_N[order_N].astype(np.float64), np.unique(end_N))
+
+    def area(self, weights_G: np.ndarray) -> float:
+        """Under the curve of true against false positives up to `EARLY`, 0.5 for chance and 1 for the most there is."""
+        weights_N = weights_G[self.units_N]
+        true_L = np.append(0, _cumulative(weights_N * self.true_N)[self.last_L])
+        false_L = np.append(0, _cumulative(weights_N)[self.last_L]) - true_L
+        if not (true_L[-1] > 0 and false_L[-1] > 0):
+            return np.nan
+        y_L, x_L = true_L / true_L[-1], false_L / false_L[-1]
+        inside = np.searchsorted(x_L, EARLY, side="right")  # the first level beyond
+        share = (EARLY - x_L[inside - 1]) / (x_L[inside] - x_L[inside - 1])
+        y_L = np.append(y_L[:inside], y_L[inside - 1] + share * (y_L[inside] - y_L[inside - 1]))
+        area = np.diff(np.append(x_L[:inside], EARLY)) @ (y_L[1:] + y_L[:-1]) / 2
+        least = EARLY**2 / 2
+        return float((1 + (area - least) / (EARLY - least)) / 2)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ def calibrate(
 
 def judge(
     task: Task, truth: Truth, predicted: Predictions, calibrated: Calibration | None = None,
-    groups: np.ndarray | None = None, seed: int = 0, raw: Predictions | None = None,
+    families: np.ndarray | None = None, seed: int = 0, raw: Predictions | None = None,
+    groups: np.ndarray | None = None, metric: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything about the answers on one held-out set.
 
@@ -58,13 +59,18 @@ def judge(
         truth: as in `Labelled`.
         predicted: probabilities or numbers, laid out alike.
         calibrated: of the model; baselines have none.
-        groups: (N,) families, of which whole ones are drawn for the intervals.
+        families: (N,), of which whole ones are drawn for the intervals.
         seed: of the bootstrap.
         raw: probabilities before the temperature, for the picture of calibration.
+        groups: (N,) within which figures per group are measured, see `metrics.measure`.
+        metric: the figure that models are chosen by, which has an interval too.
     """
-    figures = metrics.measure(task.kind, truth, predicted, task.names)
-    wanted = [name for name in MAIN[task.kind] if math.isfinite(figures.get(name, math.nan))]
-    intervals = metrics.bootstrap(task.kind, truth, predicted, task.names, wanted, seed=seed, groups=groups)
+    figures = metrics.measure(task.kind, truth, predicted, task.names, groups)
+    names = dict.fromkeys((*MAIN[task.kind], *(metrics.PER_GROUP if groups is not None else ()), metric or ""))
+    wanted = [name for name in names if math.isfinite(figures.get(name, math.nan))]
+    intervals = metrics.bootstrap(
+        task.kind, truth, predicted, task.names, wanted, seed=seed, families=families, groups=groups
+    )
     said: dict[str, Any] = {"figures": figures, "intervals": {name: list(pair) for name, pair in intervals.items()}}
     p_NK, truth_N = _flat(task, truth, predicted)
     if task.discrete:

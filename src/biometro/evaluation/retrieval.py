@@ -3,9 +3,9 @@
     sequences, families ─▶ vectors, of length one ─▶ products, block by block ─▶ rank of each relative ─▶ figures
     pairs, related or not ─▶ cosine of each pair ─▶ figures of its ranking
 
-Beside it stand the same from amino-acid composition and 3-mers, MMseqs2's scores of alignments and, for pairs, how near
-their lengths are. Sequences that are
-not told apart by a score rank in the worst order, so that a method gains nothing by having no opinion.
+Beside it stand the same from composition and 3-mers, the likeness of the kind (MMseqs2's scores of alignments, edits,
+Tanimoto) and, for pairs, how near their lengths are. Sequences that are not told apart by a score rank in the worst
+order, so that a method gains nothing by having no opinion.
 
 Shapes: N sequences, Q queries of a block, F features, P pairs, U units of resampling.
 """
@@ -20,22 +20,25 @@ from typing import Any
 
 import numpy as np
 
-from biometro.alphabet import Reading
+from biometro.alphabet import MoleculePolicy, Reading, SequenceKind
 from biometro.data import mmseqs
 from biometro.data.intake import Account, clean
 from biometro.data.labels import Labelled, read_labelled
+from biometro.data.likeness import Likeness, likeness_of, unmarked
+from biometro.data.mmseqs import installed
 from biometro.data.sources import ReadOptions, expand
 from biometro.data.sources import read as read_records
 from biometro.data.task import LabelConfig
 from biometro.errors import UserError
 from biometro.evaluation import resampling
-from biometro.evaluation.probes import Say, composition, installed
+from biometro.evaluation.probes import Say, composition
 from biometro.evaluation.protocol import RESAMPLES, Score, Subject
 
 FAMILIES = ("top1", "mrr", "map")
 PAIRS = ("auroc", "auprc", "precision_at_k")
 _BLOCK = 4_000_000  # scores in memory at once
 _MOST_HITS = 300  # of MMseqs2, for each query
+_MOST_PAIRS = 1 << 24  # of other likenesses that are kept
 
 Scores = Callable[[np.ndarray], np.ndarray]  # queries (Q,) -> their scores with all sequences (Q, N)
 
@@ -46,12 +49,15 @@ class RetrievalConfig:
 
     Args:
         labels: where families stand, as for a classification. A sequence alone in its family is found, but is no query.
-        column: of tables, the one that holds the sequence.
+        sequences, molecules: what the data hold, and what is done with molecules, as in `probes.ProbeConfig`.
+        column: of tables, the one that holds the sequence; of receptors, columns by part (`ReadOptions.column`).
         id_column: of tables, the one that holds the identifier.
     """
 
     labels: LabelConfig = field(default_factory=lambda: LabelConfig(min_per_class=1))
-    column: str = "sequence"
+    sequences: SequenceKind = "protein"
+    molecules: MoleculePolicy = field(default_factory=MoleculePolicy)
+    column: str | dict[str, str] = "sequence"
     id_column: str | None = None
 
 
@@ -64,7 +70,8 @@ class PairsConfig:
         b: that of the second.
         label: column that says what the pair is.
         unrelated: what it says of pairs that are not related; all others are.
-        column: of the table of sequences, the one that holds the sequence.
+        sequences, molecules: what the table of sequences holds, and what is done with molecules.
+        column: of the table of sequences, the one that holds the sequence, or columns by part.
         id_column: the one that holds the identifier.
         top: pairs among which, by score, `precision_at_k` counts the related ones.
     """
@@ -73,7 +80,9 @@ class PairsConfig:
     a: str = "a"
     b: str = "b"
     label: str = "label"
-    column: str = "sequence"
+    sequences: SequenceKind = "protein"
+    molecules: MoleculePolicy = field(default_factory=MoleculePolicy)
+    column: str | dict[str, str] = "sequence"
     id_column: str = "id"
     top: int = 1000
 
@@ -90,7 +99,8 @@ def read(
     if metric not in FAMILIES:
         raise UserError(f"a {kind} task has no figure {metric!r}; choose from {', '.join(FAMILIES)}")
     labels = replace(config.labels, task="classification")
-    labelled = read_labelled(list(data), labels, ReadOptions("auto", config.column, config.id_column))
+    options = ReadOptions("auto", config.column, config.id_column, kind=config.sequences)
+    labelled = read_labelled(list(data), labels, options, Reading(config.sequences, molecules=config.molecules))
     return RetrievalExam(labelled, metric, seed, resamples)
 
 
@@ -104,7 +114,7 @@ class RetrievalExam:
 
     def __init__(self, labelled: Labelled, metric: str, seed: int, resamples: int):
         assert labelled.classes is not None
-        self.letters, self.family = labelled.letters, labelled.classes
+        self.letters, self.family, self.sequences = labelled.letters, labelled.classes, labelled.kind
         self.metric, self.seed, self.resamples = metric, seed, resamples
         sizes = np.bincount(self.family)
         self.queries = np.flatnonzero(sizes[self.family] > 1)
@@ -123,17 +133,18 @@ class RetrievalExam:
 
     def baselines(self) -> dict[str, Score]:
         found = {
-            "composition": self._near(composition(self.letters)[:, :-1]),
+            "composition": self._near(composition(self.letters, self.sequences)[:, :-1]),
             "k-mers": self._scored(lambda: cosines(kmers(self.letters))),
         }
-        if installed():
-            found["alignment"] = self._scored(lambda: alignments(self.letters))
+        rival = neighbours(self.sequences)
+        if rival is not None:
+            found[rival[0]] = self._scored(lambda: rival[1](self.letters))
         return found
 
     def model(self, subject: Subject, say: Say) -> dict[str, Score]:
-        store = subject.features("mean")
-        found = store.of(self.letters, lambda done, of: say(f"{done:,} of {of:,} sequences read"))
-        return {"cosine": self._near(np.stack(found))}
+        own = subject.reads(self.letters, self.sequences)
+        found = subject.features("mean").of(own, lambda done, of: say(f"{done:,} of {of:,} sequences read"))
+        return {"cosine": replace(self._near(np.stack(found)), note=subject.note(self.letters))}
 
     def _near(self, vectors_NF: np.ndarray) -> Score:
         return self._scored(lambda: cosines(unit(vectors_NF)))
@@ -202,16 +213,35 @@ def cosines(rows: Any) -> Scores:
     return scores
 
 
+def neighbours(kind: SequenceKind) -> tuple[str, Callable[[Sequence[bytes]], Scores]] | None:
+    """The likeness without a model that sequences of a kind are ranked by, and its name; None where there is none."""
+    if kind in ("protein", "antibody"):
+        return ("alignment", alignments) if installed() else None
+    likeness = likeness_of(kind)
+    return None if likeness is None else (likeness.measure, lambda letters: similarities(letters, likeness))
+
+
 def alignments(letters: Sequence[bytes]) -> Scores:
     """Bits of MMseqs2's alignments of all with all; 0 where it has none.
 
     Raises UserError where MMseqs2 is missing or fails.
     """
+    own = unmarked(letters)
+    hits = mmseqs.search(own, own, most=min(len(letters), _MOST_HITS))
+    return _table(hits.query, hits.target, hits.bits, len(letters))
+
+
+def similarities(letters: Sequence[bytes], likeness: Likeness) -> Scores:
+    """Similarities of all with all; of very many, 0 beyond the nearest of each."""
+    N = len(letters)
+    hits = likeness.search(letters, letters, most=min(N, max(_MOST_HITS, _MOST_PAIRS // max(1, N))))
+    return _table(hits.query, hits.target, hits.similarity, N)
+
+
+def _table(query: np.ndarray, target: np.ndarray, score: np.ndarray, count: int) -> Scores:
     from scipy.sparse import coo_array
 
-    hits = mmseqs.search(letters, letters, most=min(len(letters), _MOST_HITS))
-    table = coo_array((np.maximum(hits.bits, 1e-3), (hits.query, hits.target)), shape=(len(letters), len(letters)))
-    rows = table.tocsr()
+    rows = coo_array((np.maximum(score, 1e-3), (query, target)), shape=(count, count)).tocsr()
     return lambda query_Q: rows[query_Q].toarray()
 
 
@@ -224,8 +254,9 @@ def read_pairs(
         raise UserError(f"a {kind} task is compared by {' or '.join(PAIRS[:2])}, not by {metric!r}")
     if len(data) != 2:
         raise UserError("data of a task of pairs are two files: sequences, then pairs")
-    options = ReadOptions("auto", config.column, config.id_column)
-    letters = {r.id: s for r, s in clean(expand(data[0], options), options, Reading(), Account())}
+    options = ReadOptions("auto", config.column, config.id_column, kind=config.sequences)
+    reading = Reading(config.sequences, molecules=config.molecules)
+    letters = {r.id: s for r, s in clean(expand(data[0], options), options, reading, Account())}
     fields = ReadOptions("auto", config.a, fields=(config.b, config.label), identifiers=True)
     pairs = []
     for source in expand(data[1], fields):
@@ -257,7 +288,7 @@ class PairsExam:
         self.related_P = ~np.isin(self.said.astype(str), config.unrelated)
         if self.related_P.all() or not self.related_P.any():
             raise UserError(f"all pairs are {'related' if self.related_P.all() else 'unrelated'}: compare `unrelated`")
-        self.metric, self.seed, self.resamples = metric, seed, resamples
+        self.metric, self.seed, self.resamples, self.sequences = metric, seed, resamples, config.sequences
         self.top = min(config.top, len(pairs))
         self.facts = {
             "pairs": f"{len(pairs):,}, {int(self.related_P.sum()):,} of them related",
@@ -267,27 +298,28 @@ class PairsExam:
         }
 
     def baselines(self) -> dict[str, Score]:
-        lengths_N = composition(self.test)[:, -1]
+        lengths_N = composition(self.test, self.sequences)[:, -1]
         # Domains of one family are of like length: sets of pairs are easily told apart by that alone.
         apart_P = np.abs(lengths_N[self.pair_P2[:, 0]] - lengths_N[self.pair_P2[:, 1]])
         found = {
             "length": self._scored(-apart_P, time.perf_counter()),
-            "composition": self._cosine(unit(composition(self.test)[:, :-1])),
+            "composition": self._cosine(unit(composition(self.test, self.sequences)[:, :-1])),
             "k-mers": self._cosine(kmers(self.test)),
         }
-        if installed():
+        rival = neighbours(self.sequences)
+        if rival is not None:
             began = time.perf_counter()
-            scores = alignments(self.test)
-            bits_P = np.concatenate(
+            scores = rival[1](self.test)
+            value_P = np.concatenate(
                 [scores(block_B2[:, 0])[np.arange(len(block_B2)), block_B2[:, 1]] for block_B2 in self._pieces()]
             )
-            found["alignment"] = self._scored(bits_P, began)
+            found[rival[0]] = self._scored(value_P, began)
         return found
 
     def model(self, subject: Subject, say: Say) -> dict[str, Score]:
-        store = subject.features("mean")
-        found = store.of(self.test, lambda done, of: say(f"{done:,} of {of:,} sequences read"))
-        return {"cosine": self._cosine(unit(np.stack(found)))}
+        own = subject.reads(self.test, self.sequences)
+        found = subject.features("mean").of(own, lambda done, of: say(f"{done:,} of {of:,} sequences read"))
+        return {"cosine": replace(self._cosine(unit(np.stack(found))), note=subject.note(self.test))}
 
     def _pieces(self) -> Iterator[np.ndarray]:
         for places in _blocks(len(self.pair_P2), len(self.test)):

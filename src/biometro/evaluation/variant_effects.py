@@ -22,17 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from biometro.alphabet import Reading
+from biometro.alphabet import Reading, SequenceKind
 from biometro.data.alignment import Alignment, align
 from biometro.data.changes import BadVariantError
 from biometro.data.hgvs import Notation
 from biometro.data.intake import Account, clean
+from biometro.data.mmseqs import installed
 from biometro.data.sources import ReadOptions, expand
 from biometro.data.sources import read as read_records
 from biometro.data.variants import Variant
 from biometro.errors import UserError
 from biometro.evaluation import metrics, resampling, substitution
-from biometro.evaluation.probes import installed
 from biometro.evaluation.protocol import RESAMPLES, Score, Subject
 from biometro.inference.likelihood import Likelihood
 from biometro.inference.variants import METHODS, Scorer, average, chosen, methods_of
@@ -152,6 +152,8 @@ def read(
 class VariantsExam:
     """Assays, each with its wild type; see `protocol.Exam`."""
 
+    sequences: SequenceKind = "protein"
+
     def __init__(
         self, assays: Sequence[Assay], methods: Sequence[str] = ("auto",), seed: int = 0, resamples: int = RESAMPLES,
         search: str | None = None, dropped: Mapping[str, int] | None = None,
@@ -193,6 +195,7 @@ class VariantsExam:
         return found
 
     def model(self, subject: Subject, say: Say) -> dict[str, Score]:
+        subject.reads(self.test, self.sequences)
         likelihood = Likelihood(
             subject.bundle, device=subject.device, batch_tokens=subject.batch_tokens, precision=subject.precision
         )

@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,14 @@ from rich.console import Console
 
 import biometro
 from biometro.alphabet import AlphabetError, Reading
-from biometro.data import mmseqs, sides
+from biometro.data import sides
 from biometro.data.examples import Examples
 from biometro.data.labels import Labelled, take
 from biometro.data.sides import Division
 from biometro.data.task import Answers, Calibration, Truth
 from biometro.errors import UserError
 from biometro.evaluation import metrics, overlap, results
-from biometro.evaluation.baselines import KmerBaseline, NearestNeighbour
+from biometro.evaluation.baselines import beside
 from biometro.files import write_file
 from biometro.inference.embed import Embedder
 from biometro.inference.features import Features
@@ -99,45 +98,40 @@ class Comparison:
             "classes": {"before": labelled.before, "after": labelled.after},
         }  # fmt: skip
 
-    def begin_split(self, division: Division, identity: float) -> dict[str, Any]:
+    def begin_split(self, division: Division) -> dict[str, Any]:
         """The entry of a split; says aloud its sizes and leak."""
         self.first = self.first or division.by
         parts = {"train": division.train, "valid": division.valid, "test": division.test}
         entry: dict[str, Any] = {
-            "sizes": division.sizes(), "classes": {}, "identity": identity, "methods": {},
-            "leaks": {},
+            "sizes": division.sizes(), "classes": {}, "relatives": None, "methods": {}, "leaks": {},
         }  # fmt: skip
         names = {side: [self.labelled.ids[i] for i in part] for side, part in parts.items()}
         for side, leak in division.leaks.items():
             entry["leaks"][side] = sides.describe(leak, names[side], names["train"])
+            entry["relatives"] = leak.relatives
         if self.task.kind.endswith("classification"):
             for side, part in parts.items():
                 counts = finetuning.class_counts(Examples(self.task, take(self.truth, part)))
                 entry["classes"][side] = dict(zip(self.task.names, counts.tolist(), strict=True))
-        if "test" in division.leaks:
-            counts, edges = np.histogram(division.leaks["test"].identity, bins=20, range=(0, 1))
-            entry["nearest"] = {"low edges": edges[:-1].tolist(), "counts": counts.tolist()}
+        found = division.leaks.get("test")
+        if found is not None:
+            entry["nearest"] = sides.near(found)
         text = ", ".join(f"{count:,} {side}" for side, count in division.sizes().items())
         if rest := len(self.labelled) - sum(division.sizes().values()):
             text += f", {rest:,} on no side"
-        found = division.leaks.get("test")
-        near = "unmeasured"
+        near = "relatives in train: unmeasured"
         if found is not None:
-            near = f"{found.count:,} of {found.of:,} test sequences ({100 * found.share:.1f} %)"
-        self.console.print(
-            f"split by {division.by}: {text}; relatives in train, from {100 * identity:.0f} % identity: {near}",
-            highlight=False,
-        )
+            near = f"relatives in train, {found.relatives}: {found.count:,} of {found.of:,} test sequences "
+            near += f"({100 * found.share:.1f} %)"
+        self.console.print(f"split by {division.by}: {text}; {near}", highlight=False)
         return entry
 
     def run_baselines(self, division: Division, entry: dict[str, Any], aligned: bool) -> None:
-        """Nearest neighbour and k-mers on a split, or what is known of them from before."""
-        kind, names = self.task.kind, self.task.names
-        found: dict[str, Callable[[], NearestNeighbour | KmerBaseline]] = {
-            "k-mers": lambda: KmerBaseline(kind, names, self.seed)
-        }
-        if aligned and self.labelled.kind in ("protein", "antibody"):
-            found = {"nearest neighbour": lambda: NearestNeighbour(kind, names, mmseqs.search), **found}
+        """What answers without a model, on a split, or what is known of it from before.
+
+        aligned: whether proteins and antibodies are aligned for it.
+        """
+        found = beside(self.labelled.kind, self.task.kind, self.task.names, self.seed, aligned=aligned)
         for name, make in found.items():
             place = self.folder / division.by / name.replace(" ", "-")
             said = self._known(place)
@@ -171,7 +165,9 @@ class Comparison:
             self.console.print(f"{division.by}, {depth}, seed {seed}: {learnt:,} weights learn", highlight=False)
             fit = finetuning.fit(
                 objective, made["train"], made["valid"], self.training, place, seed=seed, world=self.world,
-                measure=lambda truth, found: metrics.measure(self.task.kind, truth, found, self.task.names),
+                measure=lambda truth, found: metrics.measure(
+                    self.task.kind, truth, found, self.task.names, self._groups(division.valid)
+                ),
                 metric=self.metric, larger=metrics.larger_is_better(self.metric), request=self.request, quiet=False,
             )  # fmt: skip
             if fit.outcome.stopped is not None:
@@ -253,8 +249,9 @@ class Comparison:
             answers(task, found["test"], *scale) if task.discrete else None,
         )  # fmt: skip
         valid = metrics.measure(
-            task.kind, made["valid"].truth, answers(task, found["valid"], *scale, fitted.temperature), task.names
-        )
+            task.kind, made["valid"].truth, answers(task, found["valid"], *scale, fitted.temperature), task.names,
+            self._groups(division.valid),
+        )  # fmt: skip
         said |= {"valid": results.plain(valid), "history": self._history(place)}
         said |= {"temperature": fitted.temperature, "threshold": fitted.threshold, "radius": fitted.radius}
         if division.by == self.first and self._best_so_far(division.by, valid[self.metric]):
@@ -316,8 +313,15 @@ class Comparison:
     def _judge(
         self, division: Division, predicted: Any, fitted: Calibration | None = None, raw: Any = None
     ) -> dict[str, Any]:
-        groups = None if division.families is None else division.families[division.test]
-        return results.judge(self.task, take(self.truth, division.test), predicted, fitted, groups, self.seed, raw)
+        families = None if division.families is None else division.families[division.test]
+        return results.judge(
+            self.task, take(self.truth, division.test), predicted, fitted, families, self.seed, raw,
+            self._groups(division.test), self.metric,
+        )  # fmt: skip
+
+    def _groups(self, part: np.ndarray) -> np.ndarray | None:
+        numbers = self.labelled.group_numbers
+        return None if numbers is None else numbers[part]
 
     def _known(self, place: Path) -> dict[str, Any] | None:
         path = place / "result.json"

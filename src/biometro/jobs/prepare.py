@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from biometro.data.builder import LARGEST_SHARD, SHARD_RESIDUES, Learning, build
 from biometro.data.corpus import Corpus
 from biometro.data.fill import Cleaning, SplitBy, fill
 from biometro.data.intake import Account
+from biometro.data.layouts import Region
 from biometro.data.sources import Format, ReadOptions, Source, expand
 from biometro.errors import UserError
 from biometro.files import new_folder
@@ -64,6 +64,7 @@ def prepare(
     max_length: int | None = None,
     format: Format = "auto",
     column: str | dict[str, str] = "sequence",
+    region: Region = "auto",
     split: SplitBy | None = None,
     split_column: str | None = None,
     workers: int = 1,
@@ -79,26 +80,28 @@ def prepare(
     byte, whatever the order of files.
 
     Args:
-        data: FASTA, CSV, TSV or Parquet files (plain, .gz, .zst, .bz2): a path, a pattern such as 'uniref/*.fasta.gz',
-            a URL that fsspec knows, a public source such as catalogue:uniref50 (see `list`), example:families,
-            example:receptors, example:molecules, or a list of these. Needed, but for `list`.
+        data: FASTA, CSV, TSV, Parquet, SMILES or SDF files (plain, .gz, .zst, .bz2): a path, a pattern such as
+            'uniref/*.fasta.gz', a URL that fsspec knows, a public source such as catalogue:uniref50 (see `list`),
+            example:families, example:receptors, example:molecules, or a list of these. Needed, but for `list`.
         out: corpus folder to write. Needed, but for `list`.
-        kind: what the sequences are: protein, antibody (heavy|light), tcr (alpha|beta:peptide@MHC) or molecule (SMILES).
+        kind: what the sequences are: protein, antibody (heavy|light), tcr (alpha|beta:peptide@MHC), molecule (SMILES).
             Of a source of the catalogue it is known.
         residues: what to do with U O B Z J X and stops inside: keep_as_x, as_is (letters that have a token keep it),
             drop_sequence, or fail.
         molecules: what to do with salts, stereochemistry, and molecules that cannot be read.
         vocabulary: how the tokens of molecules are learnt.
-        forms: other SMILES of each molecule, atoms in random order, that are added to its canonical one; all of a molecule
-            stand on one side of the split.
-        reverse: of proteins and receptors, the share that is read back to front in training where its recipe says nothing
-            else (packing.reverse).
+        forms: other SMILES of each molecule, atoms in random order, that are added to its canonical one; all of a
+            molecule stand on one side of the split.
+        reverse: of proteins and receptors, the share that is read back to front in training where its recipe says
+            nothing else (packing.reverse).
         valid: share of sequences held out, chosen by a stable hash of the sequence.
         min_length: residues (tokens of SMILES); shorter sequences are dropped.
         max_length: of the same; longer sequences are dropped.
         format: of the files; auto goes by their names.
         column: of CSV, TSV and Parquet files, the one that holds the sequence; of receptors, columns by part, as in
             {alpha: cdr3a, beta: cdr3b, peptide: epitope}. Tables of public sources are known by their columns.
+        region: of such a table's chains: full (the V domain), cdr3, or cdrs (CDR1, CDR2, CDR3); auto is full for
+            antibodies and cdr3 for T-cell receptors.
         split: what decides which sequences are held out: hash (of the sequence), scaffold (Bemis-Murcko, of molecules),
             group (split_column names it: a cluster, a patient, an epitope; all of a group are on one side), or column
             (split_column says train or valid; rows with anything else in it, a test set, are left out). A sequence that
@@ -120,6 +123,114 @@ def prepare(
     if not out:
         raise UserError("say where to write: out")
     kind, column = catalogue.settings(data, kind, column)
+    _check_numbers(valid, min_length, max_length, workers, shard_residues)
+    split = split or ("hash" if split_column is None else "column")
+    _check_kind(kind, split, split_column, forms, reverse)
+    reading = Reading(kind, residues, molecules)
+    alphabet = _alphabet(kind, vocabulary, molecules.unknown)
+    growing = Growing(vocabulary.notation) if isinstance(alphabet, Learning) else alphabet
+    if forms and vocabulary.notation == "selfies":
+        raise UserError("forms are other SMILES of a molecule; SELFIES have none: choose vocabulary.notation smiles")
+    number, of = (1, 1) if part is None else parts.numbers(part)
+    reads = ReadOptions(format, column, split_column=split_column, kind=kind, region=region)
+    sources = expand(data, reads)
+    options = {
+        "residues": residues, "valid": valid, "split": split if split_column is None else f"{split} {split_column}",
+        "min_length": min_length, "max_length": max_length, "column": column, "shard_residues": shard_residues,
+    }  # fmt: skip
+    if kind != "protein":
+        options["kind"] = kind
+    if kind == "molecule":
+        options |= {"molecules": asdict(molecules), "vocabulary": asdict(vocabulary), "forms": forms}
+    if reverse:
+        options["reverse"] = reverse
+    if region != "auto":
+        options["region"] = region
+    making = _Making(
+        Path(out), sources, Cleaning(reads, reading, min_length, max_length, growing, forms, split, valid), alphabet,
+        options, workers,
+    )  # fmt: skip
+    if part is not None and not overwrite and making.made():
+        console.print(f"{out} is there already, of all parts", highlight=False, soft_wrap=True)
+        return Corpus.open(out)
+    _check_place(Path(out), overwrite)
+    began = time.perf_counter()
+    account = making.whole() if part is None else making.part(number, of)
+    if account is None:
+        return Corpus.open(out) if making.made() else None
+    corpus = Corpus.open(out)
+    _report(corpus, account, reading, time.perf_counter() - began)
+    return corpus
+
+
+@dataclass(frozen=True)
+class _Making:
+    """One corpus to be made: where, of what, and how."""
+
+    folder: Path
+    sources: list[Source]
+    cleaning: Cleaning
+    alphabet: Alphabet | Learning
+    options: dict[str, Any]
+    workers: int
+
+    @property
+    def names(self) -> list[str]:
+        return [source.name for source in self.sources]
+
+    def made(self) -> bool:
+        """Whether a corpus stands there that this command would make."""
+        if not (self.folder / "corpus.json").exists():
+            return False
+        info = Corpus.open(self.folder).info
+        return info.get("options") == self.options and [source["name"] for source in info["sources"]] == self.names
+
+    def whole(self) -> Account:
+        with new_folder(self.folder) as work:
+            account = fill(work / "spools", self.sources, self.cleaning, self.workers)
+            self._assemble(work, sorted((work / "spools").iterdir()), account)
+            shutil.rmtree(work / "spools")
+        return account
+
+    def part(self, number: int, of: int) -> Account | None:
+        """One part, and the corpus where it was the last; None where it was not."""
+        formats = [source.format for source in self.sources]
+        settings = {"files": self.names, "formats": formats, **self.options, "version": biometro.__version__}
+        shared = parts.Parts(self.folder, of, settings)
+        if not _add_part(shared, number, [replace(source) for source in self.sources], self.cleaning, self.workers):
+            return None
+        try:
+            account, spools = shared.load(self.sources)
+            with new_folder(self.folder) as work:
+                self._assemble(work, spools, account)
+        except BaseException:
+            shared.release()
+            raise
+        shared.remove()
+        return account
+
+    def _assemble(self, work: Path, spools: list[Path], account: Account) -> None:
+        if account.read == sum(account.dropped.values()):
+            reasons = "; ".join(f"{reason}: {count:,}" for reason, count in account.dropped.items())
+            first = next(iter(account.examples.values()), [""])[0]
+            raise UserError(f"no sequence is left of {account.read:,} ({reasons}); first: {first}")
+        build(
+            work,
+            spools,
+            self.alphabet,
+            lambda digests: splits.by_hash(digests, self.options["valid"]),
+            {
+                "intake": account.to_json(),
+                "options": self.options,
+                "sources": [source.to_json() for source in self.sources],
+                "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "version": biometro.__version__,
+            },
+            shard_residues=self.options["shard_residues"],
+        )
+
+
+def _check_numbers(valid: float, min_length: int, max_length: int | None, workers: int, shard_residues: int) -> None:
     if not 0 <= valid < 1:
         raise UserError(f"valid is {valid}; it is a share, from 0 up to but not including 1")
     if min_length < 1 or (max_length is not None and max_length < min_length):
@@ -128,71 +239,6 @@ def prepare(
         raise UserError(f"workers is {workers}; at least 1")
     if not 1 <= shard_residues <= LARGEST_SHARD:
         raise UserError(f"shard_residues is {shard_residues}; it must lie between 1 and {LARGEST_SHARD}")
-    split = split or ("hash" if split_column is None else "column")
-    _check_kind(kind, split, split_column, forms, reverse)
-    reading = Reading(kind, residues, molecules)
-    alphabet = _alphabet(kind, vocabulary, molecules.unknown)
-    number, of = (1, 1) if part is None else parts.numbers(part)
-    folder = Path(out)
-    sources = expand(data, ReadOptions(format, kind=kind))
-    reads = ReadOptions(format, column, split_column=split_column, kind=kind)
-    growing = Growing(vocabulary.notation) if isinstance(alphabet, Learning) else alphabet
-    cleaning = Cleaning(
-        reads,
-        reading,
-        min_length,
-        max_length,
-        growing,
-        forms,
-        split,
-        valid,
-    )
-    options = {
-        "residues": residues,
-        "valid": valid,
-        "split": split if split_column is None else f"{split} {split_column}",
-        "min_length": min_length,
-        "max_length": max_length,
-        "column": column,
-        "shard_residues": shard_residues,
-    }
-    if kind != "protein":
-        options["kind"] = kind
-    if kind == "molecule":
-        options |= {
-            "molecules": dataclasses.asdict(molecules), "vocabulary": dataclasses.asdict(vocabulary), "forms": forms,
-        }  # fmt: skip
-    if reverse:
-        options["reverse"] = reverse
-    names = [source.name for source in sources]
-    if part is not None and not overwrite and _made_of(folder, names, options):
-        console.print(f"{folder} is there already, of all parts", highlight=False, soft_wrap=True)
-        return Corpus.open(folder)
-    _check_place(folder, overwrite)
-    began = time.perf_counter()
-    if part is None:
-        with new_folder(folder) as work:
-            account = fill(work / "spools", sources, cleaning, workers)
-            spools = sorted((work / "spools").iterdir())
-            info = _assemble(work, spools, account, sources, options, alphabet)
-            shutil.rmtree(work / "spools")
-    else:
-        formats = [source.format for source in sources]
-        settings = {"files": names, "formats": formats, **options, "version": biometro.__version__}
-        shared = parts.Parts(folder, of, settings)
-        if not _add_part(shared, number, [replace(source) for source in sources], cleaning, workers):
-            return Corpus.open(folder) if _made_of(folder, names, options) else None
-        try:
-            account, spools = shared.load(sources)
-            with new_folder(folder) as work:
-                info = _assemble(work, spools, account, sources, options, alphabet)
-        except BaseException:
-            shared.release()
-            raise
-        shared.remove()
-    corpus = Corpus.open(folder)
-    _report(corpus, info["duplicates"], account, reading, time.perf_counter() - began)
-    return corpus
 
 
 def _check_kind(kind: SequenceKind, split: SplitBy, split_column: str | None, forms: int, reverse: float) -> None:
@@ -234,14 +280,6 @@ def _check_place(folder: Path, overwrite: bool) -> None:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
 
 
-def _made_of(folder: Path, names: list[str], options: dict[str, Any]) -> bool:
-    """Whether a corpus stands there that this command would make."""
-    if not (folder / "corpus.json").exists():
-        return False
-    info = Corpus.open(folder).info
-    return info.get("options") == options and [source["name"] for source in info["sources"]] == names
-
-
 def _add_part(shared: parts.Parts, number: int, sources: list[Source], cleaning: Cleaning, workers: int) -> bool:
     """Make one part if it is not there; whether it is on us to assemble them all."""
     shared.check()
@@ -266,30 +304,7 @@ def _add_part(shared: parts.Parts, number: int, sources: list[Source], cleaning:
     return busy is None
 
 
-def _assemble(
-    work: Path, spools: list[Path], account: Account, sources: list[Source], options: dict[str, Any],
-    alphabet: Alphabet | Learning,
-) -> dict[str, Any]:  # fmt: skip
-    if account.read == sum(account.dropped.values()):
-        reasons = "; ".join(f"{reason}: {count:,}" for reason, count in account.dropped.items())
-        raise UserError(f"no sequence is left of {account.read:,} ({reasons})")
-    return build(
-        work,
-        spools,
-        alphabet,
-        lambda digests: splits.by_hash(digests, options["valid"]),
-        {
-            "intake": account.to_json(),
-            "options": options,
-            "sources": [source.to_json() for source in sources],
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "version": biometro.__version__,
-        },
-        shard_residues=options["shard_residues"],
-    )
-
-
-def _report(corpus: Corpus, duplicates: int, account: Account, reading: Reading, seconds: float) -> None:
+def _report(corpus: Corpus, account: Account, reading: Reading, seconds: float) -> None:
     table = Table("", "sequences", reading.unit, title=str(corpus.folder), title_style="bold")
     table.columns[0].no_wrap = True
     table.add_row("read", f"{account.read:,}", "")
@@ -304,7 +319,7 @@ def _report(corpus: Corpus, duplicates: int, account: Account, reading: Reading,
     if vocabulary and vocabulary["covered"] < vocabulary["molecules"]:
         what = "dropped: outside the vocabulary" if vocabulary["unknown"] == "drop" else "with tokens read as <unk>"
         table.add_row(what, f"{vocabulary['molecules'] - vocabulary['covered']:,}", "", style="yellow")
-    table.add_row("exact duplicates removed", f"{duplicates:,}", "")
+    table.add_row("exact duplicates removed", f"{corpus.info['duplicates']:,}", "")
     for name, split in corpus.info["splits"].items():
         table.add_row(name, f"{split['sequences']:,}", f"{split['residues']:,}", style="green")
     console.print(table)
@@ -314,17 +329,20 @@ def _report(corpus: Corpus, duplicates: int, account: Account, reading: Reading,
         f"{seconds:.1f} s", highlight=False,
     )  # fmt: skip
     if vocabulary:
-        console.print(
-            f"vocabulary: {vocabulary['kept']:,} of {vocabulary['symbols']:,} {vocabulary['notation']} symbols, covering "
-            f"{vocabulary['covered']:,} of {vocabulary['molecules']:,} molecules", highlight=False, soft_wrap=True,
-        )  # fmt: skip
-        if vocabulary["lacking"]:
-            lacking = ", ".join(f"{name} ({count:,})" for name, count in list(vocabulary["lacking"].items())[:10])
-            first = "; ".join(vocabulary["examples"])
-            console.print(
-                f"left out: {lacking}; first molecules: {first}", markup=False, highlight=False, soft_wrap=True
-            )
+        _tell_vocabulary(vocabulary)
     for reason, examples in account.examples.items():
         console.print(f"dropped ({reason}): {'; '.join(examples)}", highlight=False, markup=False, soft_wrap=True)
     if account.warning:
         console.print(f"warning: {account.warning}", style="bold yellow", soft_wrap=True)
+
+
+def _tell_vocabulary(found: dict[str, Any]) -> None:
+    """The coverage of a vocabulary that was learnt, and what it lacks."""
+    console.print(
+        f"vocabulary: {found['kept']:,} of {found['symbols']:,} {found['notation']} symbols, covering "
+        f"{found['covered']:,} of {found['molecules']:,} molecules", highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if found["lacking"]:
+        lacking = ", ".join(f"{name} ({count:,})" for name, count in list(found["lacking"].items())[:10])
+        first = "; ".join(found["examples"])
+        console.print(f"left out: {lacking}; first molecules: {first}", markup=False, highlight=False, soft_wrap=True)

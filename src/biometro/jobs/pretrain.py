@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 import biometro
+from biometro.alphabet import MoleculeAlphabet
 from biometro.data.batch import Batch
 from biometro.data.corpus import Corpus
 from biometro.data.loader import Loader, PackingConfig
@@ -82,9 +83,10 @@ def pretrain(
         alphabet = corpus.alphabet
         counts = corpus.info["splits"]["train"]["token_counts"]
         if not any(counts[number] for number in alphabet.standard_ids):
-            raise UserError(f"{data}: no standard residue in it, so there is nothing to predict")
+            raise UserError(f"{data}: no standard residue or symbol in it, so there is nothing to predict")
         if not 0 <= seed < 2**32:
             raise UserError(f"seed is {seed}; it must lie between 0 and {2**32 - 1}")
+        packing = _direction(packing, corpus)
         encoder = dataclasses.replace(encoder, vocab_size=alphabet.size, mask_token=alphabet.id(alphabet.mask))
         parts = {"encoder": encoder, "metro": metro, "mlm": mlm, "packing": packing, "training": training}
         recipe: dict[str, Any] = {"data": data, "run": run, "objective": objective}
@@ -121,6 +123,15 @@ def pretrain(
 
             outcome = world.first(leave)  # the others wait, or torchrun would take the store away
     return outcome
+
+
+def _direction(packing: PackingConfig, corpus: Corpus) -> PackingConfig:
+    """The packing, with the share that is read back to front as the corpus has it where the recipe says nothing."""
+    options = corpus.info.get("options")
+    reverse = packing.reverse if packing.reverse is not None else (options or {}).get("reverse", 0.0)
+    if reverse and isinstance(corpus.alphabet, MoleculeAlphabet):
+        raise UserError("packing.reverse: a molecule read back to front is another one; leave it at 0")
+    return dataclasses.replace(packing, reverse=reverse)
 
 
 def _validation(corpus: Corpus, packing: PackingConfig, seed: int, most: int) -> list[Batch]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from biometro.alphabet import PROTEIN, Alphabet
+from biometro.alphabet.kinds import ALPHABETS
 from biometro.errors import UserError
 from biometro.files import new_folder
 from biometro.model.bundle import Bundle
@@ -25,7 +26,7 @@ from biometro.model.esm2_names import HUGGINGFACE_LAYER, obstacles
 from biometro.model.heads import ContactWeights, ContactWeightsConfig, VocabularyHead, VocabularyHeadConfig
 from biometro.model.positions import rotary_frequencies
 from biometro.model.weights import assign, distinct_state, read_folder, write_safetensors
-from biometro.untrusted import check_archive
+from biometro.untrusted import check_archive, inside
 
 _FAIR_LAYER = {
     "self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v",
@@ -60,6 +61,7 @@ _FAIR = {
 _IGNORED = re.compile(
     r"(^|\.)(position_ids|lm_head\.decoder\.(weight|bias)|lm_head\.weight|position_embeddings\.weight)$"
 )
+_LONGEST_VOCABULARY = 1000  # characters of a vocab.txt that may be one of ours
 _FREQUENCIES = re.compile(r"\.(rotary_embeddings|rot_emb)\.inv_freq$")
 
 
@@ -95,7 +97,9 @@ def _rename(
     return ours
 
 
-def _bundle(ours: dict[str, Tensor], config: EncoderConfig, where: Path, facts: dict[str, str]) -> Bundle:
+def _bundle(
+    ours: dict[str, Tensor], config: EncoderConfig, where: Path, facts: dict[str, str], alphabet: Alphabet = PROTEIN
+) -> Bundle:
     if config.depth > len(ours):
         raise UserError(f"{where}: {config.depth} layers are claimed, but there are {len(ours)} weights")
     with torch.device("meta"):
@@ -109,7 +113,17 @@ def _bundle(ours: dict[str, Tensor], config: EncoderConfig, where: Path, facts: 
     if "encoder.frequencies" not in ours:
         ours["encoder.frequencies"] = rotary_frequencies(config.head_size)
     assign(modules, ours, where)
-    return Bundle(PROTEIN, modules, facts=facts, crop=1022)
+    return Bundle(alphabet, modules, facts=facts, crop=1022)
+
+
+def _alphabet_of(folder: Path) -> Alphabet:
+    """ESM-2's, unless vocab.txt holds the tokens of receptors that `to_huggingface` has written."""
+    try:
+        with inside(folder, "vocab.txt").open(encoding="utf-8") as handle:
+            tokens = tuple(handle.read(_LONGEST_VOCABULARY).split())
+    except (OSError, ValueError, UserError):
+        return PROTEIN
+    return next((alphabet for alphabet in ALPHABETS.values() if alphabet.tokens == tokens), PROTEIN)
 
 
 def from_huggingface(folder: Path, config: dict[str, Any]) -> Bundle:
@@ -120,7 +134,7 @@ def from_huggingface(folder: Path, config: dict[str, Any]) -> Bundle:
     for key, wanted in {
         "position_embedding_type": "rotary",
         "emb_layer_norm_before": False,
-        "vocab_size": 33,
+        "vocab_size": (alphabet := _alphabet_of(folder)).size,
     }.items():
         if (config.get(key) or False) != wanted:
             raise UserError(
@@ -153,7 +167,7 @@ def from_huggingface(folder: Path, config: dict[str, Any]) -> Bundle:
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{folder}/config.json: is incomplete or wrong ({type(error).__name__}: {error})") from error
     ours = _rename(tensors, _HUGGINGFACE, HUGGINGFACE_LAYER, "esm.encoder.layer.")
-    return _bundle(ours, encoder, folder, {"source": f"Hugging Face folder {folder.name}"})
+    return _bundle(ours, encoder, folder, {"source": f"Hugging Face folder {folder.name}"}, alphabet)
 
 
 def from_fair_esm(path: Path) -> Bundle:
@@ -211,7 +225,8 @@ def to_huggingface(bundle: Bundle, folder: str | Path) -> None:
     folder, config = Path(folder), bundle.encoder.config
     head = bundle.modules.get("vocabulary")
     problems = obstacles(config) | {
-        "the alphabet is not that of ESM-2": bundle.alphabet.tokens != PROTEIN.tokens,
+        "its tokens are not those of ESM-2, with or without marks of receptors": bundle.alphabet.tokens
+        not in [alphabet.tokens for alphabet in ALPHABETS.values()],
         "the vocabulary head has no dense layer": isinstance(head, VocabularyHead) and not head.config.dense,
     }
     for problem, present in problems.items():
