@@ -172,7 +172,7 @@ def test_clusters_scaffolds_and_groups_stay_whole() -> None:
         ("molecule", "homology", "these are molecules; choose from scaffold, butina, random, column, group"),
         ("protein", "cdr3", "cdr3 is for antibodies and T-cell receptors, and these are proteins; choose from"),
         ("antibody", "cdr3", "cdr3 of antibodies goes by a column of the table; name it with split.column"),
-        ("text", "scaffold", "scaffold is for molecules, and these are read as text; choose from random, column, group"),
+        ("text", "scaffold", "is for molecules, and these are read as text; choose from random, column, group"),
     ],
 )  # fmt: skip
 def test_a_way_that_a_kind_does_not_have_is_refused(kind: Any, by: Any, said: str) -> None:

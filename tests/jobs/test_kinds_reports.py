@@ -202,16 +202,12 @@ def test_an_antibody_of_two_chains(tmp_path: Path) -> None:
 
 def test_fine_tuning_draws_examples(molecules: Path, receptors: Path, tmp_path: Path) -> None:
     common = [
-        "--training.epochs=1",
-        "--split.by=random",
-        "--split.identity=0",
-        "--split.test=0.3",
-        "--baselines=false",
+        "--training.epochs=1", "--split.by=random", "--split.identity=0", "--split.test=0.3", "--baselines=false",
         "--device=cpu",
-    ]
+    ]  # fmt: skip
+    labels = ["halogen" if "Cl" in text or "F" in text else "none" for text in chains()]
     (tmp_path / "m.csv").write_text(
-        "sequence,label\n"
-        + "".join(f"{text},{'halogen' if 'Cl' in text or 'F' in text else 'none'}\n" for text in chains())
+        "sequence,label\n" + "".join(f"{text},{label}\n" for text, label in zip(chains(), labels, strict=True))
     )
     command = ["finetune", "--labels.column=label", "--depth=probe", *common]
     cases = {

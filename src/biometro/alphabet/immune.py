@@ -23,11 +23,9 @@ from biometro.alphabet.protein import PROTEIN, Cleaned, ResiduePolicy
 ImmuneKind = Literal["antibody", "tcr"]
 CHAIN, PEPTIDE, MHC = "|", ":", "@"
 """What stands before a second chain (light, beta), a peptide, and the residues of an MHC molecule."""
-MARKS = frozenset({CHAIN, PEPTIDE, MHC})
 PARTS: dict[str, tuple[str, ...]] = {"antibody": ("heavy", "light"), "tcr": ("alpha", "beta", "peptide", "mhc")}
 """The parts of a sequence of each kind, in their order."""
-MARKS = frozenset((CHAIN + PEPTIDE + MHC).encode())
-"""All of these, as bytes."""
+MARKS = frozenset({CHAIN, PEPTIDE, MHC})
 
 ANTIBODY = replace(PROTEIN, name="antibody", tokens=(*PROTEIN.tokens, CHAIN))
 TCR = replace(PROTEIN, name="tcr", tokens=(*PROTEIN.tokens, CHAIN, PEPTIDE, MHC))

@@ -76,7 +76,7 @@ def structures(alphabet: MoleculeAlphabet, sequences: Sequence[np.ndarray]) -> s
     except UserError:
         return ""
     size = min(STRUCTURES, len(sequences))
-    chosen = np.linspace(0, len(sequences) - 1, size).astype(int) if size else []
+    chosen: Sequence[int] = np.linspace(0, len(sequences) - 1, size).astype(int).tolist() if size else []
     drawn = molecule_plots.grid([(alphabet.smiles(sequences[n]), f"{len(sequences[n]):,} tokens") for n in chosen])
     if not drawn.drawn:
         return ""

@@ -113,5 +113,5 @@ STRUCTURES = (
 NOTES = {
     "weight": "A model that learnt the corpus' sizes and atoms stands where the known molecules stand.",
     "logp": "Octanol-water partition as Crippen estimates it from atoms.",
-    "qed": "Quantitative estimate of drug-likeness (Bickerton et al. 2012), from 0 to 1; it knows nothing of synthesis.",
+    "qed": "Quantitative estimate of drug-likeness (Bickerton et al. 2012), 0 to 1; it knows nothing of synthesis.",
 }

@@ -128,7 +128,7 @@ def substitutions(wildtype: str, scores_LA: np.ndarray, letters: str) -> np.ndar
 def distributions(
     scores: Mapping[str, np.ndarray], xlabel: str = "score", unit: str = "variants", dashed: float | None = 0
 ) -> Figure:  # fmt: skip
-    """Histograms of several sets of numbers on one axis, as shares of each set; dashed: the wild type or start, if any."""
+    """Histograms of several sets of numbers on one axis, as shares of each set; dashed: the wild type or start."""
     figure = Figure(figsize=(4.3, 2.4), layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, ylabel=f"share of {unit}")
     every = np.concatenate([values[np.isfinite(values)] for values in scores.values()])

@@ -32,8 +32,8 @@ _LETTERS = np.frombuffer(STANDARD.encode(), dtype=np.uint8)
 class Space:
     """All variants with `least` to `most` substitutions of `wildtype`, each one that `allowed` allows.
 
-    wildtype: letters. allowed: (L, A) bool in the order of the A symbols (of residues STANDARD), which residues may replace the wild type's; never
-    its own. first: number of the first position, for messages and names.
+    wildtype: letters. allowed: (L, A) bool in the order of the A symbols (of residues STANDARD), which residues may
+    replace the wild type's; never its own. first: number of the first position, for messages and names.
     """
 
     wildtype: bytes

@@ -42,7 +42,7 @@ _SMILES = (".smi",)
 
 @dataclass(frozen=True)
 class Variants:
-    """What `generate` leaves: a row for each variant or molecule, figures by group and name, and the file if one was written.
+    """What `generate` leaves: a row for each variant or molecule, figures by group and name, and the file if written.
 
     note: why there are fewer than wanted; empty where there are not.
     """
@@ -93,7 +93,8 @@ def generate(
     Args:
         model: folder of a model with a head over tokens: what `pretrain` leaves, or ESM-2.
         wildtype: the sequence itself (capital letters; a SMILES), or a file with one. Only molecules can do without.
-        out: file to write: .fasta (molecules: .smi), .csv, .tsv or .parquet. From Python it may be left out; rows are returned.
+        out: file to write: .fasta (molecules: .smi), .csv, .tsv or .parquet. From Python it may be left out; rows are
+            returned.
         count: variants or molecules wanted. If there are fewer, or no more are found, that is said.
         mutations: how many, or a range as in 3-8, of which each variant draws one, uniformly.
         identity: to the wild type, as a share, instead of mutations.
@@ -114,8 +115,8 @@ def generate(
         batch_tokens: tokens read at once; more takes more memory and does not change results.
 
     Figures of the variants stand beside those of random mutants, BLOSUM62-weighted mutants and, with an alignment,
-    mutants drawn from its columns, all with as many mutations; those of molecules beside random symbols. Raises UserError for a model that cannot sample so, a
-    wild type that cannot be read, and options that no variant fits.
+    mutants drawn from its columns, all with as many mutations; those of molecules beside random symbols. Raises
+    UserError for a model that cannot sample so, a wild type that cannot be read, and options that no variant fits.
     """
     path, page = (None if name is None else Path(name) for name in (out, report))
     bundle = load(model, base)

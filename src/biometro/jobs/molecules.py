@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from biometro.data.wildtype import read_wildtype
 from biometro.errors import UserError
 from biometro.evaluation import molecule_generation as generation
 from biometro.evaluation import overlap
+from biometro.evaluation.generation import GENERATED
 from biometro.evaluation.molecule_report import write_page
 from biometro.inference import molecules
 from biometro.inference.generate import Sampling
@@ -71,7 +73,7 @@ def generate_molecules(
     if not made.kept:
         raise UserError(f"no molecule was found; {made.note}")
     kept = [made.smiles[n] for n in made.kept]
-    groups = [generation.Group(generation.GENERATED, made.smiles, molecules.scores(likelihood, alphabet, kept))]
+    groups = [generation.Group(GENERATED, made.smiles, molecules.scores(likelihood, alphabet, kept))]
     counts = None if corpus is None else corpus.info["splits"]["train"]["token_counts"]
     control, drawn = generation.control(made, alphabet, start, seed, counts)
     groups.append(_scored(generation.Group(control, drawn.smiles), likelihood, alphabet))
@@ -145,7 +147,11 @@ def _rows(made: Molecules, alphabet: MoleculeAlphabet, scores: np.ndarray, start
     similar = generation.similarities(start, kept).tolist() if start else []
     rows: Rows = []
     for n, number in enumerate(made.kept):
-        row = {"id": f"molecule-{n + 1}", "smiles": kept[n], "drawn": alphabet.decode(made.tokens[number])}
+        row: dict[str, Any] = {
+            "id": f"molecule-{n + 1}",
+            "smiles": kept[n],
+            "drawn": alphabet.decode(made.tokens[number]),
+        }
         row |= {"score": float(scores[n])}
         rows.append(row | {"similarity": similar[n]} if start else row)
     return rows

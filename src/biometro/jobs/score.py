@@ -49,7 +49,7 @@ def score(
     device: str = "auto",
     batch_tokens: int | None = None,
 ) -> Scored:
-    """Say how fit variants of a protein, antibody or T-cell receptor are, from what a language model holds for likely; higher is fitter.
+    """Say how fit variants of a protein or receptor are, from what a language model holds for likely; higher is fitter.
 
     Methods: wildtype, masked and mutant marginals, pll (pseudo-log-likelihood), pll_fast (the same from one pass), clm
     and rtd (METRO models only), average (of the ranks of the others). inference/variants.py has each one's formula and
