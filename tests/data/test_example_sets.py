@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from biometro.alphabet import Reading
-from biometro.data import molecules, receptors
+from biometro.data import example_molecules as molecules
+from biometro.data import example_receptors as receptors
 from biometro.data.labels import read_labelled
 from biometro.data.sources import expand, read
 from biometro.data.task import LabelConfig

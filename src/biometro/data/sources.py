@@ -23,7 +23,17 @@ from typing import IO, cast
 import fsspec
 import pyarrow as pa
 
-from biometro.data import catalogue, families, fasta, layouts, molecules, molfiles, receptors, remote, tables
+from biometro.data import (
+    catalogue,
+    example_molecules,
+    example_receptors,
+    families,
+    fasta,
+    layouts,
+    molfiles,
+    remote,
+    tables,
+)  # fmt: skip
 from biometro.data.bounds import Lines
 from biometro.data.fasta import short
 from biometro.data.records import TABLES, Format, Kind, Piece, ReadOptions, Record, Source
@@ -44,8 +54,8 @@ COMPRESSED_SUFFIXES = (".gz", ".bgz", ".zst", ".bz2")
 EXAMPLES: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
     # few and large, so that a small model learns them in a minute
     "example:families": partial(families.records, seed=0, families=8, members=256),
-    "example:receptors": receptors.records,
-    "example:molecules": molecules.records,
+    "example:receptors": example_receptors.records,
+    "example:molecules": example_molecules.records,
 }
 
 _HEAD_BYTES = 1 << 16  # of a .txt file are looked at

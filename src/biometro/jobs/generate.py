@@ -33,7 +33,7 @@ from biometro.inference.generate import Generated, Sampling
 from biometro.inference.generate import generate as sample
 from biometro.inference.likelihood import Likelihood
 from biometro.inference.space import Space, encode, space_of
-from biometro.jobs.molecules import generate_molecules
+from biometro.jobs.generate_molecules import generate_molecules
 from biometro.model.load import load
 
 _FASTA = (".fasta", ".fa", ".faa")
