@@ -155,14 +155,19 @@ def test_a_table_says_why_a_model_has_no_figure(molecules: str, tmp_path: Path) 
     for alphabet in (PROTEIN, MOLECULES):
         bundle_of(alphabet).save(tmp_path / alphabet.name / "model")
     models = [str(tmp_path / name / "model") for name in ("protein", "molecule")]
-    tasks = [str(tmp_path / "size.yaml"), "relatives"]
+    letters = {"kind": "classification", "title": "x", "data": "p.csv", "metric": "mcc", "split": {"identity": 0}}
+    (tmp_path / "letters.yaml").write_text(yaml.safe_dump(letters))
+    random = np.random.default_rng(0)
+    proteins = ["".join(random.choice(list(PROTEIN.standard), 30)) for _ in range(30)]
+    table(tmp_path / "p.csv", sequence=proteins, label=["a", "b"] * 15)
+    tasks = [str(tmp_path / name) for name in ("size.yaml", "letters.yaml")]
     found = biometro.evaluate(models, str(tmp_path / "out"), tasks, resamples=100, device="cpu", report=False).results
-    size, relatives = found["tasks"]
+    size, other = found["tasks"]
     assert size["refused"] == {"protein": "protein: is a model of proteins, and cannot read molecules"}
-    assert relatives["refused"] == {"molecule": "molecule: is a model of molecules, and cannot read proteins"}
+    assert other["refused"] == {"molecule": "molecule: is a model of molecules, and cannot read proteins"}
     text = (tmp_path / "out" / "table.md").read_text()
     assert "cannot read molecules" in text and "cannot read proteins" in text
-    assert "hold a token that this model does not know" in text
+    assert "- size, molecule: 1 of 28 molecules hold a token that this model does not know" in text
 
 
 # Rows and classes of tables --------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ import torch
 
 import biometro
 from biometro import cli
-from biometro.alphabet import PROTEIN, Reading
+from biometro.alphabet import PROTEIN, Alphabet, MoleculeAlphabet, MoleculePolicy, Reading
+from biometro.alphabet.immune import TCR
 from biometro.data.alignment import read_alignment
 from biometro.data.contacts import read_table
 from biometro.data.corpus import Corpus
@@ -475,3 +476,50 @@ folder_reader("protbert", build=a_protbert_folder, run=use_model,
 folder_reader("shards", build=a_sharded_folder, files=["model.safetensors.index.json"], run=use_model)
 folder_reader("adapter", build=an_adapter, files=["adapter_config.json", "adapter_model.safetensors"], run=use_adapter)
 folder_reader("checkpoint", build=a_checkpoint, files=["state.json", SHARD], run=use_checkpoint, seal=reseal_checkpoint)
+
+
+def a_corpus_of_molecules(folder: Path) -> None:
+    folder.rmdir()
+    (folder.parent / "in.csv").write_text("smiles\nCCO\nc1ccccc1\nC[C@H](F)Cl\n[Na+].[Cl-]\nCC(=O)N\n")
+    with contextlib.redirect_stderr(io.StringIO()):
+        biometro.prepare(str(folder.parent / "in.csv"), str(folder), kind="molecule", column="smiles", valid=0.2)
+    info = json.loads((folder / "corpus.json").read_text())
+    info["created"], info["sources"][0]["name"] = "2000-01-01T00:00:00Z", "in.csv"
+    (folder / "corpus.json").write_text(json.dumps(info))
+
+
+def use_corpus_of_molecules(path: Path) -> None:
+    """Read it, and read other molecules with its vocabulary."""
+    use_corpus(path)
+    alphabet = Corpus.open(path).alphabet
+    cleaner = Reading("molecule", molecules=MoleculePolicy(unknown="unk")).cleaner(alphabet)
+    tokens = alphabet.encode(cleaner(b"OCC(Br)c1ccccc1").letters)
+    if isinstance(alphabet, MoleculeAlphabet):
+        alphabet.smiles(tokens)
+
+
+def a_model_of(alphabet: Alphabet) -> Callable[[Path], None]:
+    """Without the fingerprint of its alphabet, so that what it claims is looked at."""
+
+    def build(folder: Path) -> None:
+        torch.manual_seed(0)
+        config = EncoderConfig(width=16, depth=1, head_size=8, ffn_width=16, vocab_size=alphabet.size)
+        Bundle(alphabet, {"encoder": Encoder(config)}, {"seed": 0}, {"steps": "10"}, 254).save(folder)
+        saved = json.loads((folder / "config.json").read_text())
+        del saved["alphabet"]["fingerprint"]
+        (folder / "config.json").write_text(json.dumps(saved))
+
+    return build
+
+
+def use_model_of(*sequences: str) -> Callable[[Path], None]:
+    return lambda path: (biometro.embed(str(path), list(sequences)), biometro.load(path).card())[0] and None
+
+
+folder_reader("molecules", build=a_corpus_of_molecules, files=["corpus.json"], run=use_corpus_of_molecules)
+folder_reader("molecule model", build=a_model_of(MoleculeAlphabet.of(["[C]", "[O]", "[=O]"], "selfies")),
+              files=["config.json"], run=use_model_of("CCO", "CC=O"), seal=reseal_model)  # fmt: skip
+folder_reader("smiles model", build=a_model_of(MoleculeAlphabet.of(["C", "O", "=", "(", ")"], "smiles")),
+              files=["config.json"], run=use_model_of("CCO", "CC(=O)C"), seal=reseal_model)  # fmt: skip
+folder_reader("tcr model", build=a_model_of(TCR), files=["config.json"], run=use_model_of("CAVF|CASSF:GIL", "CASSF"),
+              seal=reseal_model)  # fmt: skip

@@ -171,6 +171,12 @@ def table(said: Mapping[str, Any], intervals: bool = True) -> str:
         lines += [
             f"- {task['task']}: {_escape(model)} was not examined: {why}" for model, why in task["refused"].items()
         ]
+        if not _has_several(task):  # else notes stand beside each
+            lines += [
+                f"- {task['task']}, {_escape(name)}: {method['note']}"
+                for name, method in task["methods"].items()
+                if method["model"] is not None and method["note"]
+            ]
         if (note := short_of(task)) is not None:
             lines.append(f"- {task['task']}: {note}")
     lines += [f"- seen in training, {_escape(model)}: {text}" for model in models for text in _seen(said, model)]
@@ -198,10 +204,15 @@ def parts(task: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     return head, rows
 
 
+def _has_several(task: Mapping[str, Any]) -> bool:
+    """Whether a model has several methods."""
+    return any(sum(method["model"] == model for method in task["methods"].values()) > 1 for model in task["main"])
+
+
 def _in_full(task: Mapping[str, Any]) -> list[str]:
     """All methods of a task in which a model has several, and its parts."""
     lines: list[str] = []
-    if any(sum(method["model"] == model for method in task["methods"].values()) > 1 for model in task["main"]):
+    if _has_several(task):
         lines += [
             "",
             f"**{task['task']}: every method**",
