@@ -94,6 +94,8 @@ def read_alphabet(data: dict[str, Any]) -> Alphabet:
     found = Alphabet.from_json(data)
     if found.name not in ALPHABETS:
         raise ValueError(f"alphabet: there is no kind of sequence {found.name!r} with one letter to a token")
-    if lacking := [letter for letter in ALPHABETS[found.name].tokens if len(letter) == 1 and letter not in found.tokens]:
+    if lacking := [
+        letter for letter in ALPHABETS[found.name].tokens if len(letter) == 1 and letter not in found.tokens
+    ]:
         raise ValueError(f"alphabet: no token for {lacking[:5]}, which a sequence of kind {found.name} may have")
     return found
