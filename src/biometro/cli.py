@@ -108,7 +108,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any]]:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if len(given) > 1 and given[0] in JOBS and not given[1].startswith("-"):
         given.insert(1, "--config")  # `biometro plan recipe.yaml`
-    given = _gathered(given)
+    given = _gathered(_switched(given))
     try:
         parsed = parser.parse_args(given)
         options = parser.instantiate(parsed)[parsed.subcommand].as_dict()
@@ -117,9 +117,24 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any]]:
     except (TypeError, ValueError, AttributeError) as error:  # what a malformed YAML file makes of the parser
         raise UserError(f"the options cannot be read ({' '.join(str(error).split())})") from error
     options.pop("config", None)
-    if options.get("out", "not asked for") in (None, ""):
+    if options.get("out", "not asked for") in (None, "") and not options.get("list"):
         raise UserError("say where to write: --out")
     return parsed.subcommand, options
+
+
+def _switched(given: list[str]) -> list[str]:
+    """`--list` alone as `--list=true`, of every option that is true or false."""
+    if not given or given[0] not in JOBS:
+        return given
+    switches = {
+        f"--{name}" for name, parameter in inspect.signature(JOBS[given[0]]).parameters.items()
+        if str(parameter.annotation) in ("bool", "<class 'bool'>")
+    }  # fmt: skip
+    following = [*given[1:], "--"]
+    return [
+        f"{word}=true" if word in switches and after.startswith("--") else word
+        for word, after in zip(given, following, strict=True)
+    ]
 
 
 def _gathered(given: list[str]) -> list[str]:

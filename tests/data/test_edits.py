@@ -54,7 +54,7 @@ def test_families_of_long_chains_and_of_many(monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(60):
         text = random.choice(list("AC"), 40)
         for _ in range(5):
-            place = int(random.integers(40))
+            place = int(random.integers(len(text)))
             text = np.delete(text, place) if random.random() < 0.5 else np.insert(text, place, "W")
             letters.append("".join(text).encode())
     links = [pair for pair in combinations(range(300), 2) if compared(letters[pair[0]], letters[pair[1]], 2)[0] <= 2]

@@ -22,10 +22,10 @@ from biometro.data.variants import (
     difference,
     parse,
     read_variants,
-    read_wildtype,
     singles,
     write,
 )
+from biometro.data.wildtype import read_wildtype
 from biometro.errors import UserError
 
 WILD = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVKALPDAQFEVV"

@@ -12,9 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from biometro.data import strict
 from biometro.data.task import LabelConfig
 from biometro.errors import UserError
-from biometro.evaluation import strict, tasks
+from biometro.evaluation import tasks
 from biometro.evaluation.protocol import NotAtHandError
 
 GOOD: dict[str, Any] = {

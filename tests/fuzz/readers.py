@@ -18,7 +18,8 @@ import torch
 
 import biometro
 from biometro import cli
-from biometro.alphabet import PROTEIN, Reading
+from biometro.alphabet import PROTEIN, Alphabet, MoleculeAlphabet, MoleculePolicy, Reading
+from biometro.alphabet.immune import TCR
 from biometro.data.alignment import read_alignment
 from biometro.data.contacts import read_table
 from biometro.data.corpus import Corpus
@@ -27,7 +28,8 @@ from biometro.data.labels import read_labelled
 from biometro.data.sources import ReadOptions, Record, expand
 from biometro.data.structures import read_chains
 from biometro.data.task import Answers, Calibration, LabelConfig, Task
-from biometro.data.variants import VariantOptions, read_variants, read_wildtype
+from biometro.data.variants import VariantOptions, read_variants
+from biometro.data.wildtype import read_wildtype
 from biometro.errors import UserError
 from biometro.evaluation.tasks import read_task, suites
 from biometro.files import sha256_of
@@ -97,14 +99,69 @@ ATOM 4 C CB . TRP A 1 3 ? 7.0 2.0 9.0 1.0 10 13 A 1
 """
 MUTANTS = b"mutant,mutated_sequence,DMS_score\nA4G,MKTGYIAK,1.5\nK2R:T3_A4insGG,MRTGGAYIAK,-1\n,MKTAYIAK,0\n"
 MUTATIONS = b"A4G:Y5F # mine\nNP_1.1:p.[(Ala4Gly);(Lys8del)]\np.Lys2_Ala4delinsTrp\nT3dup\nWT\n\nY5fs\n0_M1insGG\n"
+OAS = (
+    b'"{""Run"": 1, ""Species"": ""human"", ""Chain"": ""Heavy""}"\n'
+    b"sequence,locus,productive,v_call,sequence_alignment_aa,cdr1_aa,cdr2_aa,cdr3_aa\n"
+    b"ACGT,H,T,IGHV1-2*02,EVQLVESGG,GYTF,INPS,ARGW\nACGT,K,F,IGKV1,DIQMT,QS,AAS,QQSY\n"
+)
+AIRR = b"sequence_id\tsequence\tproductive\tv_call\tjunction_aa\nx\tACGT\tT\tTRBV7-2\tCASSF\ny\tACGT\tF\tTRAV1\tCAVF\n"
+VDJDB = (
+    b"complex.id\tGene\tCDR3\tV\tSpecies\tMHC A\tEpitope\tMeta\n"
+    b'1\tTRA\tCAVF\tTRAV1\tHomoSapiens\tHLA-A*02\tGIL\t{"x": ""}\n'
+    b"1\tTRB\tCASSF\tTRBV1\tHomoSapiens\tHLA-A*02\tGIL\t{}\n"
+)
+MCPAS = b"CDR3.alpha.aa,CDR3.beta.aa,Species,Epitope.peptide\nCAVF\xa0,CASSF,Human,GIL\nNA,CASSL,Mouse,NA\n"
+IEDB = (
+    b"Receptor,Epitope,Chain 1,Chain 1,Chain 1,Chain 2,Chain 2,Chain 2\n"
+    b"Type,Name,Type,CDR3 Curated,CDR3 Calculated,Type,CDR3 Curated,CDR3 Calculated\n"
+    b"alphabeta,GIL,alpha,AVF,,beta,,ASSF\n"
+)
+SDF = b"""ethanol
+     RDKit          2D
+
+  3  2  0  0  0  0  0  0  0  0999 V2000
+    0.0000    0.0000    0.0000 C   0  0  0  0  0  0  0  0  0  0  0  0
+    1.2990    0.7500    0.0000 C   0  0  0  0  0  0  0  0  0  0  0  0
+    2.5981   -0.0000    0.0000 O   0  0  0  0  0  0  0  0  0  0  0  0
+  1  2  1  0
+  2  3  1  0
+M  END
+>  <CAS>  (1)
+64-17-5
+
+$$$$
+"""
+SDF_V3000 = b"""ethanol
+     RDKit          2D
+
+  0  0  0  0  0  0  0  0  0  0999 V3000
+M  V30 BEGIN CTAB
+M  V30 COUNTS 3 2 0 0 0
+M  V30 BEGIN ATOM
+M  V30 1 C 0.000000 0.000000 0.000000 0
+M  V30 2 C 1.299038 0.750000 0.000000 0
+M  V30 3 O 2.598076 -0.000000 0.000000 0
+M  V30 END ATOM
+M  V30 BEGIN BOND
+M  V30 1 1 1 2
+M  V30 2 1 2 3
+M  V30 END BOND
+M  V30 END CTAB
+M  END
+> <CAS>
+64-17-5
+
+$$$$
+"""
 RECIPES = [path.read_bytes() for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))]
 TASKS = [path.read_bytes() for files in suites().values() for path in files]
 FITS = [recipe for recipe in RECIPES if b"\nlabels:" in recipe]
 
 
-def records(**options: str) -> Callable[[Path], list[tuple[Record, bytes]]]:
+def records(**options: object) -> Callable[[Path], list[tuple[Record, bytes]]]:
     settings = ReadOptions(**options)  # type: ignore[arg-type]
-    return lambda path: list(clean(expand(str(path), settings), settings, "keep_as_x", Account()))
+    reading = Reading(settings.kind, "keep_as_x")
+    return lambda path: list(clean(expand(str(path), settings), settings, reading, Account()))
 
 
 def labels(*configs: LabelConfig) -> Callable[[Path], None]:
@@ -144,6 +201,13 @@ def parquet(**options: object) -> bytes:
     out = io.BytesIO()
     columns = {"id": ["x", "y", "z"] * 20, "sequence": ["MKTA", "GG", "W"] * 20, "split": ["train", None, "valid"] * 20}
     pq.write_table(pa.table(columns), out, **options)
+    return out.getvalue()
+
+
+def vdjdb_parquet() -> bytes:
+    out = io.BytesIO()
+    columns = {"cdr3.alpha": ["CAVF", None], "cdr3.beta": ["CASSF", "CASSL"], "antigen.epitope": ["GIL", None]}
+    pq.write_table(pa.table(columns), out)
     return out.getvalue()
 
 
@@ -364,6 +428,19 @@ reader("tsv", suffix=".tsv", seeds=[TABLE.replace(b",", b"\t")], run=records())
 reader("csv.gz", suffix=".csv.gz", seeds=[gzip.compress(TABLE, mtime=0)], run=records())
 reader("parquet", suffix=".parquet", seeds=[parquet(), parquet(compression="zstd", use_dictionary=False),
        parquet(compression="none")], run=records(id_column="id", split_column="split"))  # fmt: skip
+reader("parts.csv", suffix=".csv", seeds=[b"a,b,c\nCAVF,CASSF,GIL\n,CASSL,\n,,\n"],
+       run=records(kind="tcr", column={"alpha": "a", "beta": "b", "peptide": "c"}))  # fmt: skip
+reader("oas.csv", suffix=".csv", seeds=[OAS, OAS.split(b"\n", 1)[1]], run=records(kind="antibody", fields=("locus",)))
+reader("oas.csv.gz", suffix=".csv.gz", seeds=[gzip.compress(OAS, mtime=0)], run=records(kind="antibody", region="cdrs"))
+reader("airr.tsv", suffix=".tsv", seeds=[AIRR, VDJDB], run=records(kind="tcr"))
+reader("receptors.csv", suffix=".csv", seeds=[MCPAS, IEDB], run=records(kind="tcr"))
+reader("receptors.txt", suffix=".txt", seeds=[VDJDB, AIRR], run=records(kind="tcr"))
+reader("vdjdb.parquet", suffix=".parquet", seeds=[vdjdb_parquet()], run=records(kind="tcr"))
+reader("smi", suffix=".smi", seeds=[b"smiles zinc_id\nCCO Z1\nc1ccccc1 Z2\n", b"1\tCCO\n2\tC1CC1\n",
+       b"CCO |x| a b\nCN\n"], run=records(kind="molecule"))  # fmt: skip
+reader("smi.txt", suffix=".txt", seeds=[b"CCO ethanol\nCN\n"], run=records(kind="molecule"))
+reader("sdf", suffix=".sdf", seeds=[SDF, SDF.replace(b"\n", b"\r\n"), SDF_V3000],
+       run=records(kind="molecule", fields=("CAS",)))  # fmt: skip
 reader("labels.csv", suffix=".csv", seeds=[LABELS], run=labels(*LABEL_COLUMNS))
 reader("labels.fasta", suffix=".fasta", seeds=[b">a|x class=p\nMKT\n>b|y class=q\nGG\n"],
        run=labels(LabelConfig(field=1, min_per_class=1), LabelConfig(key="class", min_per_class=1)))  # fmt: skip
@@ -399,3 +476,50 @@ folder_reader("protbert", build=a_protbert_folder, run=use_model,
 folder_reader("shards", build=a_sharded_folder, files=["model.safetensors.index.json"], run=use_model)
 folder_reader("adapter", build=an_adapter, files=["adapter_config.json", "adapter_model.safetensors"], run=use_adapter)
 folder_reader("checkpoint", build=a_checkpoint, files=["state.json", SHARD], run=use_checkpoint, seal=reseal_checkpoint)
+
+
+def a_corpus_of_molecules(folder: Path) -> None:
+    folder.rmdir()
+    (folder.parent / "in.csv").write_text("smiles\nCCO\nc1ccccc1\nC[C@H](F)Cl\n[Na+].[Cl-]\nCC(=O)N\n")
+    with contextlib.redirect_stderr(io.StringIO()):
+        biometro.prepare(str(folder.parent / "in.csv"), str(folder), kind="molecule", column="smiles", valid=0.2)
+    info = json.loads((folder / "corpus.json").read_text())
+    info["created"], info["sources"][0]["name"] = "2000-01-01T00:00:00Z", "in.csv"
+    (folder / "corpus.json").write_text(json.dumps(info))
+
+
+def use_corpus_of_molecules(path: Path) -> None:
+    """Read it, and read other molecules with its vocabulary."""
+    use_corpus(path)
+    alphabet = Corpus.open(path).alphabet
+    cleaner = Reading("molecule", molecules=MoleculePolicy(unknown="unk")).cleaner(alphabet)
+    tokens = alphabet.encode(cleaner(b"OCC(Br)c1ccccc1").letters)
+    if isinstance(alphabet, MoleculeAlphabet):
+        alphabet.smiles(tokens)
+
+
+def a_model_of(alphabet: Alphabet) -> Callable[[Path], None]:
+    """Without the fingerprint of its alphabet, so that what it claims is looked at."""
+
+    def build(folder: Path) -> None:
+        torch.manual_seed(0)
+        config = EncoderConfig(width=16, depth=1, head_size=8, ffn_width=16, vocab_size=alphabet.size)
+        Bundle(alphabet, {"encoder": Encoder(config)}, {"seed": 0}, {"steps": "10"}, 254).save(folder)
+        saved = json.loads((folder / "config.json").read_text())
+        del saved["alphabet"]["fingerprint"]
+        (folder / "config.json").write_text(json.dumps(saved))
+
+    return build
+
+
+def use_model_of(*sequences: str) -> Callable[[Path], None]:
+    return lambda path: (biometro.embed(str(path), list(sequences)), biometro.load(path).card())[0] and None
+
+
+folder_reader("molecules", build=a_corpus_of_molecules, files=["corpus.json"], run=use_corpus_of_molecules)
+folder_reader("molecule model", build=a_model_of(MoleculeAlphabet.of(["[C]", "[O]", "[=O]"], "selfies")),
+              files=["config.json"], run=use_model_of("CCO", "CC=O"), seal=reseal_model)  # fmt: skip
+folder_reader("smiles model", build=a_model_of(MoleculeAlphabet.of(["C", "O", "=", "(", ")"], "smiles")),
+              files=["config.json"], run=use_model_of("CCO", "CC(=O)C"), seal=reseal_model)  # fmt: skip
+folder_reader("tcr model", build=a_model_of(TCR), files=["config.json"], run=use_model_of("CAVF|CASSF:GIL", "CASSF"),
+              seal=reseal_model)  # fmt: skip

@@ -22,7 +22,7 @@ from biometro.errors import UserError
 from biometro.inference import generate as generation
 from biometro.inference.generate import Sampling, Table, detections, draw_letters, generate, masked_marginals
 from biometro.inference.likelihood import Likelihood
-from biometro.inference.space import Space, encode, space_of
+from biometro.inference.space import Space, decode, encode, space_of
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import EncoderConfig
 from biometro.objectives.metro import Metro, MetroConfig
@@ -94,9 +94,10 @@ def shell() -> list[bytes]:
 
 
 def drawn(toy: Any, space: Space, sampling: Sampling, blocks: int) -> list[bytes]:
-    sampler = generation._Sampler(toy, space, sampling)
+    sampler = generation.Sampler(toy, space, sampling)
     size = generation.BLOCK
-    return [s for b in range(blocks) for s in sampler.block(11, range(b * size, (b + 1) * size))]
+    blocks_of = (sampler.block(11, range(b * size, (b + 1) * size)) for b in range(blocks))
+    return [decode(codes_L, space.wildtype) for block in blocks_of for codes_L in block]
 
 
 def fits(found: list[bytes], weights: dict[bytes, float], least: float = 1e-3) -> bool:

@@ -68,7 +68,7 @@ def test_receptors_of_one_epitope_can_be_looked_for(real_data: Path) -> None:
     (task,) = tasks.find(["epitope_neighbours"])
     exam = task.read(task.locate(real_data), resamples=100)
     assert isinstance(exam, retrieval.RetrievalExam) and len(exam.letters) == 1200
-    assert all(not MARKS.isdisjoint(text) for text in exam.letters)
+    assert all(not MARKS.isdisjoint(text.decode()) for text in exam.letters)
     scores = exam.baselines()
     assert list(scores) == ["composition", "k-mers", "edit similarity"]
     assert scores["edit similarity"].figures["top1"] > scores["composition"].figures["top1"]

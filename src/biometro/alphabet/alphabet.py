@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 UNENCODABLE = 255
+_LONGEST_TOKEN = 60
 _UNENCODABLE_BYTE = bytes([UNENCODABLE])
 
 
@@ -24,6 +25,10 @@ class AlphabetError(ValueError):
         super().__init__(message)
         self.position = position
         self.letter = letter
+
+
+def _is_short_text(text: str) -> bool:
+    return text.isascii() and text.isprintable() and 0 < len(text) <= _LONGEST_TOKEN
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,15 @@ class Alphabet:
 
     def __post_init__(self) -> None:
         texts = [*self.tokens, self.name, *self.standard, self.unknown, self.begin, self.end, self.pad, self.mask]
-        if not all(isinstance(text, str) and text.isascii() and text for text in [*texts, self.reverse]):
-            raise ValueError("alphabet: its name and tokens must be ASCII text")
+        if not all(isinstance(text, str) and _is_short_text(text) for text in [*texts, self.reverse]):
+            raise ValueError("alphabet: its name and tokens must be printable ASCII text of a word's length")
         if len(set(self.tokens)) != len(self.tokens):
-            raise ValueError(f"alphabet {self.name}: a token stands twice in {self.tokens}")
+            twice = next(token for token in self.tokens if self.tokens.count(token) > 1)
+            raise ValueError(f"alphabet {self.name}: the token {twice!r} stands twice")
         needed = [*self.standard, self.unknown, self.begin, self.end, self.pad, self.mask, self.reverse]
         missing = [token for token in needed if token not in self.tokens]
         if missing:
-            raise ValueError(f"alphabet {self.name}: no token for {missing}")
+            raise ValueError(f"alphabet {self.name}: no token for {missing[:5]}")
         if len(self.tokens) > UNENCODABLE:
             raise ValueError(f"alphabet {self.name}: {len(self.tokens)} tokens do not fit one byte")
 

@@ -25,17 +25,17 @@ CHAIN, PEPTIDE, MHC = "|", ":", "@"
 """What stands before a second chain (light, beta), a peptide, and the residues of an MHC molecule."""
 PARTS: dict[str, tuple[str, ...]] = {"antibody": ("heavy", "light"), "tcr": ("alpha", "beta", "peptide", "mhc")}
 """The parts of a sequence of each kind, in their order."""
-MARKS = frozenset((CHAIN + PEPTIDE + MHC).encode())
-"""All of these, as bytes."""
+MARKS = frozenset({CHAIN, PEPTIDE, MHC})
 
 ANTIBODY = replace(PROTEIN, name="antibody", tokens=(*PROTEIN.tokens, CHAIN))
 TCR = replace(PROTEIN, name="tcr", tokens=(*PROTEIN.tokens, CHAIN, PEPTIDE, MHC))
 
 _MARKS = {"antibody": CHAIN.encode(), "tcr": (CHAIN + PEPTIDE + MHC).encode()}
 _SHAPE = {
-    "antibody": re.compile(rb"([^|]*)(?:\|([^|]*))?"),
+    "antibody": re.compile(rb"([^|:@]*)(?:\|([^|:@]*))?"),
     "tcr": re.compile(rb"([^|:@]*)(?:\|([^|:@]*))?(?::([^|:@]*))?(?:@([^|:@]*))?"),
 }
+_MARK = re.compile(rb"([|:@])")
 _USUAL = {
     "antibody": "heavy|light",
     "tcr": "alpha|beta:peptide@MHC",
@@ -58,6 +58,11 @@ def split(letters: bytes) -> dict[str, bytes]:
     return {name: part for name, part in zip(names, found.groups(), strict=True) if part}
 
 
+def tidy(raw: bytes) -> bytes:
+    """As `protein.tidy` of each part, with the marks between as they stand. Raises AlphabetError."""
+    return b"".join(part if part in (b"|", b":", b"@") else protein.tidy(part) for part in _MARK.split(raw))
+
+
 def clean(raw: bytes, kind: ImmuneKind, policy: ResiduePolicy) -> Cleaned:
     """A sequence as written -> its letters: each part as `protein.clean` has it, with the marks between.
 
@@ -67,7 +72,7 @@ def clean(raw: bytes, kind: ImmuneKind, policy: ResiduePolicy) -> Cleaned:
     text = raw.strip()
     found = _SHAPE[kind].fullmatch(text)
     if found is None:
-        wrong = next(m for m in re.finditer(rb"[|:@]", text) if _SHAPE[kind].fullmatch(text[: m.end()]) is None)
+        wrong = next(m for m in _MARK.finditer(text) if _SHAPE[kind].fullmatch(text[: m.end()]) is None)
         raise AlphabetError(
             f"{wrong[0].decode()!r} at position {wrong.start() + 1} is out of place; {_name(kind)} is written "
             f"{_USUAL[kind]}",
@@ -75,28 +80,25 @@ def clean(raw: bytes, kind: ImmuneKind, policy: ResiduePolicy) -> Cleaned:
             wrong[0].decode(),
         )
     letters, unusual = b"", 0
-    for mark, part in zip((b"", b"|", b":", b"@"), found.groups(), strict=False):
+    for number, (mark, part) in enumerate(zip((b"", b"|", b":", b"@"), found.groups(), strict=False), 1):
         if part is None:
             continue
         try:
             one = protein.clean(part, policy)
         except AlphabetError as error:
-            offset = found.start(1) + text.find(part)
-            if len(found.groups()) == 4 and mark == b"@":
-                raise AlphabetError(
+            place = found.start(number) + error.position
+            message = str(error).replace(f"position {error.position}", f"position {place}")
+            if mark == b"@":
+                message = (
                     f"the MHC part {part.decode('ascii', 'replace')[:30]!r} is no sequence of residues; give the "
-                    "residues of the molecule (its pseudosequence, say), not the name of an allele, or leave it out",
-                    offset + error.position,
-                    error.letter,
-                ) from error
-            raise
+                    "residues of the molecule (its pseudosequence, say), not the name of an allele, or leave it out"
+                )
+            raise AlphabetError(message, place, error.letter) from error
         unusual += one.unusual
         if one.dropped:
             return Cleaned(b"", unusual, one.dropped)
-        if one.letters or (mark == b"|"):
+        if one.letters or (mark == b"|" and letters):
             letters += mark + one.letters
-    if not letters.strip(b"|"):
-        letters = b""
     return Cleaned(letters, unusual)
 
 

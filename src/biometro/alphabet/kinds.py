@@ -87,4 +87,15 @@ def kind_of(alphabet: AnyAlphabet, asked: SequenceKind | None, model: str) -> Se
 
 def read_alphabet(data: dict[str, Any]) -> Alphabet:
     """An alphabet from its JSON. Raises ValueError, KeyError or TypeError for what makes no sense."""
-    return (MoleculeAlphabet if "notation" in data else Alphabet).from_json(data)
+    if not isinstance(data, dict):
+        raise TypeError("alphabet: not an object of named values")
+    if "notation" in data:
+        return MoleculeAlphabet.from_json(data)
+    found = Alphabet.from_json(data)
+    if found.name not in ALPHABETS:
+        raise ValueError(f"alphabet: there is no kind of sequence {found.name!r} with one letter to a token")
+    if lacking := [
+        letter for letter in ALPHABETS[found.name].tokens if len(letter) == 1 and letter not in found.tokens
+    ]:
+        raise ValueError(f"alphabet: no token for {lacking[:5]}, which a sequence of kind {found.name} may have")
+    return found

@@ -1,16 +1,18 @@
 """Small molecules: SMILES in, canonical SMILES as letters, SELFIES or SMILES tokens out, and back.
 
-    SMILES ─▶ RDKit ─▶ canonical SMILES (letters) ─┬─▶ kekulised ─▶ SELFIES ─▶ one token a symbol      notation selfies
+    SMILES ─▶ RDKit ─▶ canonical SMILES (letters) ─┬─▶ SELFIES ─▶ one token a symbol                   notation selfies
                                                    └─▶ atoms, bonds, rings, branches: a token each     notation smiles
 
 Letters are canonical SMILES in both notations, so that data, splits and baselines see one text for one molecule, and an
 alphabet alone knows how its model reads it. Every character of a SMILES belongs to exactly one token. SELFIES (Krenn et
 al. 2020, doi:10.1088/2632-2153/aba947) is written by the library of its authors (Lo et al. 2023,
-doi:10.1039/D3DD00044C); any row of its symbols is a molecule. Vocabularies are learnt from a corpus (`learn`).
+doi:10.1039/D3DD00044C), from the letters and nothing else, atom for atom in their order; any row of its symbols is a
+molecule. Vocabularies are learnt from a corpus (`learn`).
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -29,16 +31,21 @@ Notation = Literal["selfies", "smiles"]
 SPECIALS = ("<cls>", "<pad>", "<eos>", "<unk>", "<null_1>", "<mask>")
 MOST_TOKENS = UNENCODABLE - len(SPECIALS)
 """Symbols that a vocabulary can hold: a token is one byte in a corpus."""
+LONGEST_SMILES = 2_000
+"""Characters. RDKit takes minutes over some texts of twice as many; the longest of drugs and peptides have 1,700."""
 _KEPT = 1 << 16  # molecules whose SELFIES are remembered
+_MOST_RINGS = 99  # selfies writes ring bond 100 as %100, which is read as %10 and 0
 
 _TOKEN = re.compile(
     r"\[[^\[\]]+\]"  # an atom in brackets: isotope, chirality, hydrogens, charge, map number
     r"|Cl|Br|[BCNOPSFIbcnops*]"  # the organic subset
     r"|%\d\d|%\(\d+\)|\d"  # ring bonds
+    r"|->|<-"  # dative bonds, as RDKit has them between a donor and a metal
     r"|[-=#$:/\\~.()]"  # bonds, parts, branches
 )
 _SYMBOL = re.compile(r"\[[^\]]*\]|\.")
-_NOT_A_SMILES = re.compile(rb"[^A-Za-z0-9@+\-\[\]()=#$:/\\~.%*]")
+_MAPPED = re.compile(r":\d+\]")
+_NOT_A_SMILES = re.compile(rb"[^A-Za-z0-9@+\-\[\]()=#$:/\\~.%*<>]")
 _PROTEIN = set(STANDARD.encode() + b"X")
 _SHORTEST_PROTEIN = 8
 
@@ -79,43 +86,59 @@ def chem() -> Any:
 
 @lru_cache(maxsize=1)
 def _selfies() -> Any:
+    """The library. Its constraints, which are global to the process, are set to RDKit's valences: what RDKit reads can
+    be written, and what is decoded RDKit can read."""
+    Chem = chem()
     try:
         import selfies
+        from selfies.constants import ELEMENTS
     except ImportError as error:
         raise UserError("molecules need RDKit and selfies: pip install 'biometro[molecules]'") from error
-    # I(III) and I(V) are common reagents, and RDKit knows these valences, so what is decoded stays valid
-    selfies.set_semantic_constraints({**selfies.get_preset_constraints("default"), "I": 5})
+    default = selfies.get_preset_constraints("default")
+    most = default["?"]
+
+    def bonds(atom: str) -> int:
+        def fits(count: int) -> bool:
+            return Chem.MolFromSmiles(f"[{atom}]" + "(F)" * count) is not None
+
+        return most if fits(most) else next(count for count in range(most) if not fits(count + 1))
+
+    charges = ("", *(f"{charge:+d}" for charge in range(-4, 9) if charge))
+    atoms = [element + charge for element in sorted(ELEMENTS) for charge in charges]
+    selfies.set_semantic_constraints({**default, **{atom: bonds(atom) for atom in atoms}})
     return selfies
 
 
 # Text ------------------------------------------------------------------------------------------------------------
 
 
-def parse(smiles: str) -> Any:
-    """RDKit's molecule; None where it is none, or is empty."""
-    mol = chem().MolFromSmiles(smiles)
+def parse(smiles: str, longest: int = LONGEST_SMILES) -> Any:
+    """RDKit's molecule; None where it is none, is empty, or has more than so many characters."""
+    mol = chem().MolFromSmiles(smiles) if len(smiles) <= longest else None
     return None if mol is None or not mol.GetNumAtoms() else mol
 
 
 def canonical(mol: Any, policy: MoleculePolicy = MoleculePolicy()) -> str:
-    """Canonical SMILES of a molecule, as the policy wants it."""
+    """Canonical SMILES of a molecule, as the policy wants it, without the map numbers of atoms."""
     Chem = chem()
     if policy.fragments == "largest":
         parts = Chem.GetMolFrags(mol, asMols=True)
         if len(parts) > 1:
             mol = max(parts, key=lambda part: (part.GetNumHeavyAtoms(), Chem.MolToSmiles(part)))
-    if policy.isotopes == "drop":
-        for atom in mol.GetAtoms():
+    text: str = Chem.MolToSmiles(mol)
+    mapped = _MAPPED.search(text)
+    if policy.isotopes == policy.stereo == "keep" and not mapped:
+        return text
+    mol = Chem.Mol(mol)
+    for atom in mol.GetAtoms() if mapped or policy.isotopes == "drop" else ():
+        atom.SetAtomMapNum(0)
+        if policy.isotopes == "drop":
             atom.SetIsotope(0)
-    text: str = Chem.MolToSmiles(mol, isomericSmiles=True)
-    if policy.isotopes == "drop":  # hydrogens that were deuterium are atoms no more, and may leave an order behind
-        mol = Chem.MolFromSmiles(text) or mol
-        text = Chem.MolToSmiles(mol)
     if policy.stereo == "drop":
-        mol = Chem.Mol(mol)
         Chem.RemoveStereochemistry(mol)
-        text = Chem.MolToSmiles(mol)
-    return text
+    text = Chem.MolToSmiles(mol)  # read anew: hydrogens that had a label or a side are no atoms any more
+    again = Chem.MolFromSmiles(text)
+    return text if again is None else Chem.MolToSmiles(again)
 
 
 def random_forms(smiles: str, count: int) -> list[str]:
@@ -153,46 +176,50 @@ def selfies_tokens(text: str) -> list[str]:
     return _SYMBOL.findall(text)
 
 
-_made: dict[bytes, str | None] = {}
-
-
 def to_selfies(smiles: bytes) -> str:
-    """SELFIES of a SMILES. Raises NoSelfiesError where there are none."""
-    found = _made.get(smiles)
-    if found is None and smiles not in _made:
-        found = _encode_selfies(parse(smiles.decode("ascii", "replace")))
-        _remember(smiles, found)
-    if found is None:
-        raise NoSelfiesError(f"SELFIES cannot write {smiles.decode('ascii', 'replace')}")
-    return found
-
-
-def _remember(smiles: bytes, selfies: str | None) -> None:
-    while len(_made) >= _KEPT:
-        del _made[next(iter(_made))]
-    _made[smiles] = selfies
-
-
-def _encode_selfies(mol: Any) -> str | None:
-    """Of a molecule, by way of a kekulised SMILES, which RDKit writes surely and selfies reads fast."""
-    if mol is None:
-        return None
-    Chem, selfies = chem(), _selfies()
-    kekulised = Chem.Mol(mol)
-    try:
-        Chem.Kekulize(kekulised, clearAromaticFlags=True)
-        text: str = selfies.encoder(Chem.MolToSmiles(kekulised))
-    except (selfies.EncoderError, ValueError):
-        return None
+    """SELFIES of a SMILES, atoms in its order. Raises NoSelfiesError, with the cause, where there are none."""
+    text, why = _encode_selfies(smiles)
+    if why:
+        raise NoSelfiesError(f"{why}: {smiles.decode('ascii', 'replace')}")
     return text
 
 
-def from_selfies(text: str) -> str:
-    """Canonical SMILES of SELFIES; empty where they stand for no atom. Symbols that are none are left out."""
-    symbols = [token for token in selfies_tokens(text) if token not in SPECIALS]
+@lru_cache(maxsize=_KEPT)
+def _encode_selfies(smiles: bytes) -> tuple[str, str]:
+    """SELFIES, or why there are none."""
+    selfies, letters = _selfies(), smiles.decode("ascii", "replace")
     try:
-        mol = parse(_selfies().decoder("".join(symbols)))
-    except _selfies().DecoderError:
+        text: str = selfies.encoder(letters)
+    except selfies.EncoderError as error:
+        for sign, why in _UNWRITABLE.items():
+            if sign in letters:
+                return "", why
+        return "", "an atom with too many bonds" if "constraints" in str(error) else "no SMILES that SELFIES knows"
+    return ("", f"more than {_MOST_RINGS} rings") if text.count("Ring") > _MOST_RINGS else (text, "")
+
+
+_UNWRITABLE = {
+    "->": "a dative bond",
+    "<-": "a dative bond",
+    "*": "a wildcard atom",
+    "$": "a quadruple bond",
+    "~": "a bond of no order",
+    "@SP": "a chirality that is not tetrahedral",
+    "@TB": "a chirality that is not tetrahedral",
+    "@OH": "a chirality that is not tetrahedral",
+    "@AL": "a chirality that is not tetrahedral",
+    "%(": "more than 99 rings",
+}
+
+
+def from_selfies(text: str) -> str:
+    """Canonical SMILES of SELFIES; empty where they stand for no atom, or a symbol is none. Rings beyond the 99th
+    symbol for one are left open, as the library cannot number them."""
+    rings = itertools.count()
+    symbols = [token for token in selfies_tokens(text) if "Ring" not in token or next(rings) < _MOST_RINGS]
+    try:
+        mol = parse(_selfies().decoder("".join(symbols)), 2 * LONGEST_SMILES)  # its ring numbers are not used again
+    except (_selfies().DecoderError, RecursionError):
         return ""
     return "" if mol is None else canonical(mol)
 
@@ -209,19 +236,21 @@ def clean(raw: bytes, policy: MoleculePolicy, alphabet: Any = None) -> Cleaned:
     Raises AlphabetError where the policy is to fail.
     """
     text = raw.split(None, 1)[0] if raw.strip() else b""
+    if len(text) > LONGEST_SMILES:
+        return _dropped(f"longer than {LONGEST_SMILES:,} characters", f"{len(text):,}", policy.invalid, text)
     mol = None if _NOT_A_SMILES.search(text) else parse(text.decode("ascii"))
     if mol is None:
         protein = len(text) >= _SHORTEST_PROTEIN and set(text.upper()) <= _PROTEIN
         reason = "reads as a protein, not as a SMILES" if protein else "no SMILES that RDKit can read"
         return _dropped(reason, text[:60].decode("ascii", "replace"), policy.invalid, text)
     letters = canonical(mol, policy).encode()
-    if alphabet is None or not isinstance(alphabet, MoleculeAlphabet | Growing):
+    if len(letters) > LONGEST_SMILES:  # so that what is clean stays so
+        return _dropped(f"longer than {LONGEST_SMILES:,} characters", f"{len(letters):,}", policy.invalid, text)
+    if not isinstance(alphabet, MoleculeAlphabet | Growing):
         return Cleaned(letters)
-    if alphabet.notation == "selfies" and letters not in _made:
-        plain = policy == MoleculePolicy(invalid=policy.invalid, unknown=policy.unknown)
-        _remember(letters, _encode_selfies(mol if plain else parse(letters.decode())))
-    if alphabet.notation == "selfies" and _made.get(letters) is None:
-        return _dropped("a molecule that SELFIES cannot write", letters[:60].decode(), policy.invalid, text)
+    if alphabet.notation == "selfies" and (why := _encode_selfies(letters)[1]):
+        detail = f"{why}: {letters[:60].decode()}"
+        return _dropped("a molecule that SELFIES cannot write", detail, policy.invalid, text)
     unknown = alphabet.unknowns(letters)
     if unknown and policy.unknown != "unk":
         what = "a token that the vocabulary lacks"
@@ -299,9 +328,18 @@ class MoleculeAlphabet(Alphabet):
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> MoleculeAlphabet:
-        if data["notation"] not in ("selfies", "smiles"):
-            raise ValueError(f"alphabet: there is no notation {str(data['notation'])[:40]!r}")
-        found = super().from_json({**data, "standard": tuple(data["standard"])})
+        notation, symbols = data["notation"], data["standard"]
+        if notation not in ("selfies", "smiles"):
+            raise ValueError(f"alphabet: there is no notation {str(notation)[:40]!r}")
+        if not isinstance(symbols, list) or not all(isinstance(symbol, str) for symbol in symbols):
+            raise ValueError("alphabet: standard must be a list of symbols")
+        found = super().from_json({**data, "standard": tuple(symbols)})
+        cut = selfies_tokens if notation == "selfies" else _TOKEN.findall
+        wrong = next((symbol for symbol in symbols if cut(symbol) != [symbol]), None)
+        if wrong is not None:
+            raise ValueError(f"alphabet: {wrong[:40]!r} is no symbol of {notation}")
+        if found != cls.of(symbols, notation):
+            raise ValueError("alphabet: its tokens are not those of an alphabet of molecules with these symbols")
         assert isinstance(found, MoleculeAlphabet)
         return found
 
@@ -316,6 +354,12 @@ class Growing:
         self.notation = notation
         self.numbers: dict[str, int] = {}
 
+    def start(self, symbols: list[str]) -> None:
+        """Number these as they stand, before anything else."""
+        if list(self.numbers)[: len(symbols)] != symbols[: len(self.numbers)]:
+            raise ValueError("a vocabulary that has grown already numbers other symbols")
+        self.numbers.update({symbol: number for number, symbol in enumerate(symbols)})
+
     def encode_bytes(self, letters: bytes) -> bytes:
         numbers = self.numbers
         found = [numbers.setdefault(token, len(numbers)) for token in tokens_of(letters, self.notation)]
@@ -327,6 +371,11 @@ class Growing:
         return to_selfies(letters).encode() if self.notation == "selfies" else letters
 
     def unknowns(self, letters: bytes) -> tuple[str, ...]:
+        """As an alphabet's: the SMILES itself where the notation cannot write it."""
+        try:
+            tokens_of(letters, self.notation)
+        except (NoSelfiesError, AlphabetError):
+            return (letters.decode("ascii", "replace"),)
         return ()
 
 

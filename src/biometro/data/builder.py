@@ -78,6 +78,11 @@ def build(
         for side in sides.values():
             side.close()
     train, valid = sides["train"], sides["valid"]
+    if dropped and train.sequences == valid.sequences == 0:
+        raise UserError(
+            "no molecule is left: each has a symbol that is outside the vocabulary; lower vocabulary.least, raise "
+            "vocabulary.most, or choose molecules.unknown: unk"
+        )
     if train.sequences == 0:
         raise UserError("no sequence is left to train on: all are held out; lower the held-out share")
     histograms = [histogram for side in sides.values() for histogram in side.histograms]
@@ -135,14 +140,15 @@ def _learn(
         total += len(entries)
     counted = Counter(dict(zip(symbols.names, molecules.tolist(), strict=True)))
     alphabet = learn(counted, how.least, how.notation, how.most)
-    lacking = [name for name in symbols.names if name not in alphabet.tokens]
+    taken = set(alphabet.standard)
+    lacking = [name for name in symbols.names if name not in taken]
     if lacking and how.unknown == "fail":
         raise UserError(
             f"{len(lacking)} symbols are outside the vocabulary ({', '.join(lacking[:10])}); lower vocabulary.least, "
             "or choose molecules.unknown: drop or unk"
         )
     unknown = alphabet.id(alphabet.unknown)
-    number = np.array([unknown if n in lacking else alphabet.id(n) for n in symbols.names], np.uint8)
+    number = np.array([alphabet.id(n) if n in taken else unknown for n in symbols.names], np.uint8)
     report: dict[str, Any] = {
         "notation": how.notation, "symbols": len(symbols.names), "kept": len(symbols.names) - len(lacking),
         "least": how.least, "molecules": total, "covered": total, "unknown": how.unknown,

@@ -22,6 +22,7 @@ TWICE = "the same position twice"
 OVERLAP = "changes that overlap"
 UNREADABLE = "cannot be read as a variant"
 DISAGREE = "mutant and sequence disagree"
+MARK = "a change of a mark between chains"
 DIFFERENT = "too unlike the wild type"
 
 _MOST_EDITS = 1000  # residues, of an alignment; whole stretches at either end are not counted

@@ -29,7 +29,7 @@ def scaffold(smiles: bytes) -> bytes:
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
     mol = parse(smiles.decode("ascii", "replace"))
-    if mol is None:
+    if mol is None or not mol.GetRingInfo().NumRings():  # taking a chain apart, atom by atom, can last minutes
         return b""
     text: str = chem().MolToSmiles(MurckoScaffold.GetScaffoldForMol(mol), isomericSmiles=False)
     return text.encode()

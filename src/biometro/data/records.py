@@ -39,7 +39,8 @@ class Piece(NamedTuple):
 
     FASTA, SMILES and SDF files come as their bytes, `data`, of which `first` is the line; `head` is the first line of
     the file, where it is one of a SMILES file. Of a Parquet file, `groups` names the row groups and `first` the row
-    before them. With neither it is the whole source.
+    before them. `records` are some that were read already, where making letters of them is the longer work. With none
+    of these it is the whole source.
     """
 
     source: int  # its number in the list of sources
@@ -47,10 +48,11 @@ class Piece(NamedTuple):
     data: bytes | None = None
     groups: tuple[int, ...] | None = None
     head: bytes = b""
+    records: tuple[Record, ...] | None = None
 
     @property
     def whole(self) -> bool:
-        return self.data is None and self.groups is None
+        return self.data is None and self.groups is None and self.records is None
 
 
 @dataclass

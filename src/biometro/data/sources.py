@@ -16,13 +16,24 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import IO
+from typing import IO, cast
 
 import fsspec
 import pyarrow as pa
 
-from biometro.data import families, fasta, layouts, molfiles, remote, tables
+from biometro.data import (
+    catalogue,
+    example_molecules,
+    example_receptors,
+    families,
+    fasta,
+    layouts,
+    molfiles,
+    remote,
+    tables,
+)  # fmt: skip
 from biometro.data.bounds import Lines
 from biometro.data.fasta import short
 from biometro.data.records import TABLES, Format, Kind, Piece, ReadOptions, Record, Source
@@ -43,13 +54,15 @@ COMPRESSED_SUFFIXES = (".gz", ".bgz", ".zst", ".bz2")
 EXAMPLES: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
     # few and large, so that a small model learns them in a minute
     "example:families": partial(families.records, seed=0, families=8, members=256),
+    "example:receptors": example_receptors.records,
+    "example:molecules": example_molecules.records,
 }
 
 _HEAD_BYTES = 1 << 16  # of a .txt file are looked at
 
 
 def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> list[Source]:
-    """Paths, globs, URLs, `example:` names and plain sequences -> sources, in the given order (globs sorted).
+    """Paths, globs, URLs, plain sequences, names of examples and of the catalogue -> sources, in order (globs sorted).
 
     A name that is no file and consists of capital letters only is a sequence itself.
 
@@ -65,6 +78,11 @@ def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> l
                 raise UserError(f"there is no {name}; the embedded data sets are: {', '.join(EXAMPLES)}")
             sources.append(Source(name, "example"))
             continue
+        if name.startswith(catalogue.PREFIX):
+            entry, url = catalogue.resolve(name)
+            format_ = entry.format if options.format == "auto" else options.format
+            sources += expand(url, replace(options, format=cast(Format, format_)))
+            continue
         letters_only = name.isascii() and name.isalpha() and name.isupper()
         if letters_only and not os.path.exists(name):  # noqa: PTH110 (Path.exists raises on a long name)
             sources.append(Source(name, "text"))
@@ -76,7 +94,7 @@ def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> l
 
 def paths(name: str) -> list[str]:
     """The files that a path, glob or URL stands for (globs sorted). Raises UserError where there is none."""
-    return remote.guarded(name, _expand_paths, name)
+    return [name] if remote.found(name) else remote.guarded(name, _expand_paths, name)
 
 
 def _expand_paths(name: str) -> list[str]:
@@ -163,13 +181,22 @@ def pieces(number: int, source: Source, options: ReadOptions = ReadOptions(), wh
             yield from tables.row_groups(number, source, tables.parquet(raw, source), options)
             raw.seek(0)  # read out of order, so counted in a pass of its own
         else:
-            head = b""
-            for line, data in molfiles.cut(decompress(counted, source.name), source.name, source.format == "sdf"):
-                if line == 1 and source.format == "sdf":
-                    _check_properties(source, options, data)
-                elif line == 1:
-                    head = data.split(b"\n", 1)[0]
-                yield Piece(number, line, data, head=head)
+            yield from _cut_molecules(number, source, decompress(counted, source.name), options)
+
+
+def _cut_molecules(number: int, source: Source, handle: IO[bytes], options: ReadOptions) -> Iterator[Piece]:
+    head, empty = b"", False
+    for line, data in molfiles.cut(handle, source.name, source.format == "sdf"):
+        if line == 1 and source.format == "sdf":
+            _check_properties(source, options, data)
+        elif line == 1:
+            head = data.split(b"\n", 1)[0]
+            empty = molfiles.order_of(head).header and not data[len(head) :].strip()
+        else:
+            empty = empty and not data.strip()
+        yield Piece(number, line, data, head=head)
+    if empty:
+        raise UserError(fasta.no_sequence(source.name))
 
 
 def _check_properties(source: Source, options: ReadOptions, data: bytes) -> None:
@@ -188,7 +215,9 @@ def read_piece(piece: Piece, source: Source, options: ReadOptions = ReadOptions(
 
     Raises UserError as `read` does.
     """
-    if piece.data is not None and source.format == "smi":
+    if piece.records is not None:
+        yield from piece.records
+    elif piece.data is not None and source.format == "smi":
         for name, raw, line, rest in molfiles.read_smiles(piece.data, piece.first, source.name, piece.head):
             yield Record(name, raw, source.name, line, None, rest)
     elif piece.data is not None and source.format == "sdf":

@@ -38,6 +38,8 @@ class Spool:
     def __init__(self, folder: Path, alphabet: Alphabet | Growing, *, buffer_bytes: int = 64 << 20):
         self.folder, self.alphabet, self.buffer_bytes = folder, alphabet, buffer_bytes
         folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(alphabet, Growing) and (folder / _SYMBOLS).exists():  # those of what waits there come first
+            alphabet.start(json.loads((folder / _SYMBOLS).read_text(encoding="utf-8")))
         self._entries = [bytearray() for _ in range(BUCKETS)]
         self._tokens = [bytearray() for _ in range(BUCKETS)]
         self._token_bytes = alphabet.dtype.itemsize

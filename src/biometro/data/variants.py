@@ -11,14 +11,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from typing import Any, Literal, NamedTuple, get_args
 
-from biometro.alphabet import AlphabetError, protein
+from biometro.alphabet import AlphabetError, immune, protein
 from biometro.alphabet.protein import STANDARD
 from biometro.data.changes import (
     DISAGREE,
     LETTER,
+    MARK,
     NONSTANDARD,
     RANGE,
     STOP,
@@ -45,7 +45,7 @@ from biometro.data.sources import (
 from biometro.errors import UserError
 
 __all__ = [
-    "Change", "Variant", "VariantOptions", "difference", "parse", "read_variants", "read_wildtype", "singles", "write"
+    "Change", "Variant", "VariantOptions", "difference", "is_file", "parse", "read_variants", "singles", "write"
 ]  # fmt: skip
 
 VariantFormat = Literal["auto", "text", "fasta", "csv", "tsv", "parquet"]
@@ -120,31 +120,6 @@ class VariantOptions:
         ):
             if value not in known:
                 raise UserError(f"{name} is {value!r}; it may be {', '.join(known)}")
-
-
-def read_wildtype(data: str) -> tuple[str, str]:
-    """Name (empty for plain letters) and letters of a wild type, given as letters or as a FASTA file of one record.
-
-    Raises UserError for anything else, and for letters that are no residues.
-    """
-    if not data.strip():
-        raise UserError("the wild type is empty; give its letters, or a FASTA file of one record")
-    if data.isascii() and data.isalpha() and not data.isupper() and not _is_file(data):
-        raise UserError(f"{data:.{_SHOWN}}: there is no such file, and letters of a wild type are capitals")
-    sources = expand(data)
-    if any(source.format not in ("fasta", "text") for source in sources):
-        raise UserError(f"{data}: a wild type is a FASTA file of one record, or plain letters")
-    records = list(islice(chain.from_iterable(map(read, sources)), 2))
-    if len(records) > 1:
-        raise UserError(f"{data}: more than one sequence; a wild type is one record of FASTA, or plain letters")
-    try:
-        letters = protein.tidy(records[0].raw).decode()
-    except AlphabetError as error:
-        raise UserError(f"{records[0].where}: {error}") from error
-    if "*" in letters or not letters:
-        what = f"a stop at position {letters.index('*') + 1}" if letters else "no residue"
-        raise UserError(f"{records[0].where}: {what} in the wild type; give the protein's residues alone")
-    return records[0].id, letters
 
 
 def parse(text: str, wildtype: str, *, first: int = 1, where: str = "") -> Variant:
@@ -242,7 +217,7 @@ def read_variants(
             own.read, own.kept = own.read + len(every), own.kept + len(every)
             found += every
             continue
-        given = _records(name, options) if _is_file(name) else iter([_Given(_GIVEN, number + 1, name)])
+        given = _records(name, options) if is_file(name) else iter([_Given(_GIVEN, number + 1, name)])
         for item in given:
             own.read += 1
             try:
@@ -269,7 +244,8 @@ def read_variants(
 
 
 def _check_wildtype(wildtype: str) -> None:
-    legal = wildtype.isascii() and wildtype.isalpha() and wildtype.isupper()
+    letters = "".join(letter for letter in wildtype if letter not in immune.MARKS)
+    legal = letters.isascii() and letters.isalpha() and letters.isupper()
     if not legal:
         raise UserError(
             f"the wild type {wildtype[:40]!r} is not capital letters alone; read_wildtype takes letters and FASTA files"
@@ -292,7 +268,8 @@ def _variant(given: _Given, wildtype: str, notation: Notation) -> Variant:
     """Raises BadVariantError."""
     where = f"{given.source}, line {given.line}"
     if given.text is None:
-        changes = difference(wildtype, _tidy(given.sequence))
+        changes = difference(wildtype, _tidy(given.sequence, wildtype))
+        _check_marks(changes, wildtype)
         strange = {*"".join(change.letters for change in changes)} - {*STANDARD}
         if strange:
             raise BadVariantError(
@@ -300,15 +277,25 @@ def _variant(given: _Given, wildtype: str, notation: Notation) -> Variant:
             )
         return Variant(given.name or write(changes, wildtype, notation.first), changes, where, given.fields)
     changes = notation.changes(given.text)
+    _check_marks(changes, wildtype)
     if given.sequence is not None and apply(changes, wildtype) != given.sequence:
-        _compare(changes, wildtype, _tidy(given.sequence), notation.first)
+        _compare(changes, wildtype, _tidy(given.sequence, wildtype), notation.first)
     return Variant(given.text.strip(), changes, where, given.fields)
 
 
-def _tidy(raw: str | None) -> str:
-    """Letters of a variant's sequence, in capitals, without gaps and the last stop. Raises BadVariantError."""
+def _check_marks(changes: Sequence[Change], wildtype: str) -> None:
+    """Raises BadVariantError for changes of a mark between chains, without which they would be another's."""
+    for change in changes:
+        if immune.MARKS & {*wildtype[change.start : change.end], *change.letters}:
+            raise BadVariantError(MARK, "the marks between chains stay as they are")
+
+
+def _tidy(raw: str | None, wildtype: str) -> str:
+    """Letters of a variant's sequence, in capitals, without gaps and the last stop, with marks where the wild type has
+    some. Raises BadVariantError."""
     try:
-        letters = protein.tidy((raw or "").encode("ascii")).decode()
+        tidy = immune.tidy if immune.MARKS & {*wildtype} else protein.tidy
+        letters = tidy((raw or "").encode("ascii")).decode()
     except (AlphabetError, UnicodeEncodeError) as error:
         raise BadVariantError(UNREADABLE, f"its sequence cannot be read ({error})") from error
     if not letters:
@@ -332,8 +319,8 @@ def _compare(changes: tuple[Change, ...], wildtype: str, sequence: str, first: i
 # Files ----------------------------------------------------------------------------------------------------------
 
 
-def _is_file(name: str) -> bool:
-    """Whether it names files; what reads as substitutions, or begins as a protein's change does, is a variant."""
+def is_file(name: str) -> bool:
+    """Whether a text names files; what reads as substitutions, or begins as a protein's change does, is a variant."""
     if is_plain(name):
         return False
     if "://" in name or _stem(name).endswith((*SUFFIXES, *_TEXT_SUFFIXES)):

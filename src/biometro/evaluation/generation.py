@@ -22,13 +22,13 @@ import numpy as np
 from biometro.alphabet import amino_acids
 from biometro.alphabet.protein import STANDARD
 from biometro.inference.generate import Model, Table, detections, draw_like, masked_marginals
-from biometro.inference.space import Space, encode
+from biometro.inference.space import Space, decode, encode
 from biometro.inference.variants import rank_correlation
 
 GENERATED, RANDOM, BLOSUM, FAMILY = "generated", "random mutants", "BLOSUM62 mutants", "alignment's columns"
 FEWEST = 200
 """Mutants of each control, however few variants there are: a mean over few would be all noise."""
-_CONTROL_STREAM = 1 << 32  # added to the seed, so that controls share no draws with the variants
+CONTROL_STREAM = 1 << 32  # added to the seed, so that controls share no draws with the variants
 _BLOCK = 1 << 22  # comparisons of sequences held at once
 
 
@@ -73,8 +73,11 @@ def controls(
     if alignment is not None:
         tables[FAMILY] = np.log(alignment.frequencies())
     return [
-        group(name, model, space, draw_like(Table(table_L20), space, counts, seed + (k + 1) * _CONTROL_STREAM))
-        for k, (name, table_L20) in enumerate(tables.items())
+        group(name, model, space, [decode(codes_L, space.wildtype) for codes_L in drawn])
+        for name, drawn in (
+            (name, draw_like(Table(table_L20), space, counts, seed + (k + 1) * CONTROL_STREAM))
+            for k, (name, table_L20) in enumerate(tables.items())
+        )
     ]
 
 

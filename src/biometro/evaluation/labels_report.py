@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from biometro.evaluation import label_plots
+from biometro.evaluation import label_examples, label_plots, molecule_plots
 from biometro.evaluation.label_plots import Entry, Estimate
 from biometro.evaluation.label_tables import (
     NAMED,
@@ -79,7 +79,7 @@ def write_labels_report(out: Path, said: Mapping[str, Any]) -> None:
     ]
     for by in said["splits"]:
         parts += _split(said, by)
-    write_file(out, frame(str(said["title"]), "\n".join(part for part in parts if part), STYLE))
+    write_file(out, frame(str(said["title"]), "\n".join(part for part in parts if part), STYLE + molecule_plots.STYLE))
 
 
 def _best(split: Mapping[str, Any], metric: str) -> Best | None:
@@ -175,7 +175,10 @@ def _split(said: Mapping[str, Any], by: str) -> Iterator[str]:
         ]
         fits = fits_table(metric, methods, (best.name, best.place))
         cards.append(card("Fits", fits, FITS_NOTE, heading="h3", look=WIDE))
+    cards += label_examples.cdr3_cards(split.get("cdr3s") or {})
     yield f"<section>{''.join(cards)}</section>"
+    if best is not None:
+        yield label_examples.structure_cards(best.run.get("examples") or [], best.name)
 
 
 def _leak(split: Mapping[str, Any]) -> str:

@@ -134,14 +134,19 @@ def describe(
 
 def exact(test: Sequence[bytes], corpus: Corpus) -> int:
     """How many of the sequences stand in the corpus' training side, as it would hold them."""
+    there = standing(test, corpus)
+    return sum(letters in there for letters in test)
+
+
+def standing(test: Sequence[bytes], corpus: Corpus) -> set[bytes]:
+    """Those of the sequences that stand in the corpus' training side, as `exact` counts them."""
     side = corpus.split("train")
     if not len(side):
-        return 0
+        return set()
     held, forms, written = _Held(side, corpus), _maker(corpus), _writer(corpus)
     wanted = [(_digest(written(form)), form, letters) for letters in {*test} for form in forms(letters)]
     # in the order of the corpus, so that one from afar is fetched piece by piece
-    found = {letters for digest, form, letters in sorted(wanted) if held.has(form, digest)}
-    return sum(letters in found for letters in test)
+    return {letters for digest, form, letters in sorted(wanted) if held.has(form, digest)}
 
 
 def relatives(test: Sequence[bytes], corpus: Corpus) -> int:

@@ -92,7 +92,7 @@ class Subject:
         if kind not in ("antibody", "tcr") or alphabet.name != "protein":
             return list(letters)
         chains = [sequence.strip(b"|") for sequence in letters]
-        several = next((chain for chain in chains if not MARKS.isdisjoint(chain)), None)
+        several = next((chain for chain in chains if not MARKS.isdisjoint(chain.decode())), None)
         if several is not None:
             raise UserError(
                 f"{self.name}: is a model of proteins, which reads chains one by one; here parts stand together "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from biometro.evaluation import plots
+from biometro.evaluation import molecule_plots, plots
 from biometro.evaluation.page import card, fact_list, frame, number, swatch, warning_box
 from biometro.evaluation.plots import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, Curve, Points
 from biometro.files import write_file
@@ -110,11 +110,13 @@ def write_report(
     unigram_entropy: float | None = None,
     embeddings: np.ndarray | None = None,
     colours: Colours | None = None,
+    gallery: str = "",
 ) -> None:
     """Writes the page of a finished or interrupted run to the file `out`, whole or not at all.
 
     `metrics` are the rows of metrics.jsonl, `unigram_entropy` is that of the held-out set in nats.
-    `embeddings` (N, width) are held-out sequences; an entry of `colours` is N numbers or category labels.
+    `embeddings` (N, width) are held-out sequences; an entry of `colours` is N numbers or category labels. `gallery` is
+    HTML that follows: pictures of held-out sequences.
     """
     train, valid = _columns(metrics, "train"), _columns(metrics, "valid")
     body = BODY.format(
@@ -123,8 +125,9 @@ def write_report(
         warning=_warning(train, valid),
         curves="\n".join(_curve_cards(train, valid, unigram_entropy)),
         maps="\n".join(_map_cards(embeddings, colours or {})),
+        gallery=gallery,
     )
-    write_file(out, frame(title, body))
+    write_file(out, frame(title, body, molecule_plots.STYLE if gallery else ""))
 
 
 def _columns(metrics: Sequence[Mapping[str, Any]], split: str) -> Columns:
@@ -298,4 +301,5 @@ BODY = """{facts}
 </section>
 <section>
 {maps}
-</section>"""
+</section>
+{gallery}"""

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from biometro.data import strict
 from biometro.data.remote import is_url, open_binary
 from biometro.data.task import TaskKind
 from biometro.errors import UserError
-from biometro.evaluation import contacts, probes, retrieval, strict, variant_effects
+from biometro.evaluation import contacts, probes, retrieval, variant_effects
 from biometro.evaluation.protocol import RESAMPLES, Exam, NotAtHandError
 from biometro.files import sha256_of
 from biometro.untrusted import read_yaml

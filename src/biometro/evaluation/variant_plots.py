@@ -125,16 +125,19 @@ def substitutions(wildtype: str, scores_LA: np.ndarray, letters: str) -> np.ndar
     return scores_LA
 
 
-def distributions(scores: Mapping[str, np.ndarray], xlabel: str = "score") -> Figure:
-    """Histograms of several sets of scores on one axis, as shares of each set; dashed: the wild type, 0."""
+def distributions(
+    scores: Mapping[str, np.ndarray], xlabel: str = "score", unit: str = "variants", dashed: float | None = 0
+) -> Figure:  # fmt: skip
+    """Histograms of several sets of numbers on one axis, as shares of each set; dashed: the wild type or start."""
     figure = Figure(figsize=(4.3, 2.4), layout="constrained")
-    axes = figure.add_subplot(xlabel=xlabel, ylabel="share of variants")
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=f"share of {unit}")
     every = np.concatenate([values[np.isfinite(values)] for values in scores.values()])
     edges = np.histogram_bin_edges(every, bins=min(60, max(10, int(np.sqrt(len(every))))))
     for (colour, _), values in zip(LOOKS, scores.values(), strict=False):
         share, _ = np.histogram(values[np.isfinite(values)], edges)
         axes.stairs(share / max(1, share.sum()), edges, color=colour, linewidth=1.4, fill=len(scores) == 1, alpha=0.85)
-    axes.axvline(0, color=GREY, linewidth=0.8, linestyle="--")
+    if dashed is not None:
+        axes.axvline(dashed, color=GREY, linewidth=0.8, linestyle="--")
     return figure
 
 

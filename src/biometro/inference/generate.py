@@ -46,9 +46,10 @@ from typing import Literal, Protocol
 import numpy as np
 
 from biometro.errors import UserError
+from biometro.inference.likelihood import Sequences
 from biometro.inference.space import Space, decode, encode
 
-Method = Literal["masked", "gibbs", "proposals"]
+Method = Literal["auto", "masked", "gibbs", "proposals"]
 BLOCK = 32
 """Candidates that advance together."""
 EFFORT = 20
@@ -70,20 +71,20 @@ class Model(Protocol):
     @property
     def has_restorer(self) -> bool: ...
 
-    def seen(self, sequences: Sequence[bytes], places: Sequence[Sequence[int]]) -> list[np.ndarray]: ...
+    def seen(self, sequences: Sequences, places: Sequence[Sequence[int]]) -> list[np.ndarray]: ...
 
     def masked(
-        self, sequences: Sequence[bytes], places: Sequence[Sequence[int]], together: bool = False
+        self, sequences: Sequences, places: Sequence[Sequence[int]], together: bool = False
     ) -> list[np.ndarray]: ...
 
-    def detected(self, sequences: Sequence[bytes], places: Sequence[Sequence[int]]) -> list[np.ndarray]: ...
+    def detected(self, sequences: Sequences, places: Sequence[Sequence[int]]) -> list[np.ndarray]: ...
 
 
 @dataclass(frozen=True, eq=False)  # eq would ask arrays for one truth value
 class Table:
     """A model that knows places but no context: the controls, and an alignment's columns.
 
-    logs: (L, 20) float64 log-probabilities in the order of STANDARD.
+    logs: (L, A) float64 log-probabilities in the order of STANDARD, or of an alphabet's symbols.
     """
 
     logs: np.ndarray
@@ -91,15 +92,13 @@ class Table:
     has_detector: bool = False
     has_restorer: bool = False
 
-    def masked(
-        self, sequences: Sequence[bytes], places: Sequence[Sequence[int]], together: bool = False
-    ) -> list[np.ndarray]:
+    def masked(self, sequences: Sequences, places: Sequence[Sequence[int]], together: bool = False) -> list[np.ndarray]:
         return [self.logs[list(some)] for some in places]
 
-    def seen(self, sequences: Sequence[bytes], places: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def seen(self, sequences: Sequences, places: Sequence[Sequence[int]]) -> list[np.ndarray]:
         return self.masked(sequences, places)
 
-    def detected(self, sequences: Sequence[bytes], places: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def detected(self, sequences: Sequences, places: Sequence[Sequence[int]]) -> list[np.ndarray]:
         raise UserError("a table of residues by position has no detector")
 
 
@@ -109,24 +108,26 @@ class Sampling:
 
     Args:
         method: masked (the model fills places that are masked), gibbs (a chain that resamples places of a variant
-            given the rest), or proposals (the auxiliary of a METRO model proposes, the main model accepts or rejects).
+            given the rest), or proposals (the auxiliary of a METRO model proposes, the main model accepts or rejects);
+            auto is masked with a start, and gibbs without one (molecules, `inference/molecules.py`).
         temperature: of every draw of a residue; below 1 likelier residues are favoured, above 1 variety.
         top_p: draw among the likeliest residues that together have this share; 1 draws among all. Not with gibbs,
             which would lose its stationary distribution.
         positions: places are chosen uniformly, or by entropy: in proportion to that of the model's distribution where
             the wild type's residue is masked. Where gibbs begins; its steps are uniform.
         rounds: in which places are filled; 1 fills all at once, as many as mutations one after the other.
-        sweeps: of gibbs; a sweep has as many steps as there are free places, each costs two passes.
+        sweeps: of gibbs; a sweep has as many steps as there are free places, each costs two passes. Default 1; without
+            a start 5, a pass for each step.
         tries: proposals that a variant is the survivor of.
         judge: of proposals: the main model's detector, its restorer (CLM head), or both.
     """
 
-    method: Method = "masked"
+    method: Method = "auto"
     temperature: float = 1.0
     top_p: float = 1.0
     positions: Literal["uniform", "entropy"] = "uniform"
     rounds: int = 1
-    sweeps: int = 1
+    sweeps: int | None = None
     tries: int = 16
     judge: Literal["both", "detector", "restorer"] = "both"
 
@@ -138,7 +139,7 @@ class Sampling:
         if self.method == "gibbs" and self.top_p < 1:
             raise UserError("sampling.top_p cuts what gibbs has to reach; leave it at 1, or lower the temperature")
         for name in ("rounds", "sweeps", "tries"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"sampling.{name} is {getattr(self, name)}; it must be at least 1")
 
 
@@ -177,15 +178,15 @@ def generate(
     Raises UserError as `check` does.
     """
     check(model, count, sampling, seed)
-    sampler = _Sampler(model, space, sampling)
+    sampler = Sampler(model, space, sampling)
     existing = space.size()
     wanted, most = min(count, existing), EFFORT * max(count, BLOCK)
     found: dict[bytes, None] = {}
     drawn = 0
     while len(found) < wanted and drawn < most:
-        for sequence in sampler.block(seed, range(drawn, drawn + BLOCK)):
+        for codes_L in sampler.block(seed, range(drawn, drawn + BLOCK)):
             drawn += 1
-            found.setdefault(sequence, None)
+            found.setdefault(decode(codes_L, space.wildtype), None)
             if len(found) == wanted:
                 break
         say(len(found), wanted)
@@ -200,11 +201,12 @@ def generate(
     return Generated(tuple(found), drawn, sampler.accepted, note)
 
 
-def draw_like(table: Table, space: Space, counts: Sequence[int], seed: int) -> list[bytes]:
-    """One variant for each number of mutations, at uniform places, by a table: not distinct. For controls."""
-    sampler = _Sampler(table, space, Sampling())
-    draws = [_generator(seed, number) for number in range(len(counts))]
-    return [decode(codes_L, space.wildtype) for codes_L in sampler.masked(draws, counts)]
+def draw_like(table: Table, space: Space, counts: Sequence[int], seed: int) -> list[np.ndarray]:
+    """(L,) codes of one variant for each number of mutations, at uniform places, by a table: not distinct. For
+    controls."""
+    sampler = Sampler(table, space, Sampling())
+    draws = [generator(seed, number) for number in range(len(counts))]
+    return sampler.masked(draws, counts)
 
 
 def masked_marginals(model: Model, space: Space, variants: Sequence[bytes]) -> np.ndarray:
@@ -230,7 +232,7 @@ def detections(model: Model, space: Space, variants: Sequence[bytes]) -> np.ndar
     return np.array([logit_P.mean(dtype=np.float64) if len(logit_P) else np.nan for logit_P in logits])
 
 
-class _Sampler:
+class Sampler:
     """A method at work on one space. Sequences are (L,) int64 codes, a block's generators stand beside them."""
 
     def __init__(self, model: Model, space: Space, sampling: Sampling):
@@ -238,7 +240,7 @@ class _Sampler:
         self._judged = self._accepted = 0
         self._weights_F = np.ones(len(space.free))
         if sampling.positions == "entropy":
-            table_F20 = self.model.masked([space.wildtype], [space.free.tolist()])[0].astype(np.float64)
+            table_F20 = self.model.masked([space.read(space.codes)], [space.free.tolist()])[0].astype(np.float64)
             p_F20 = np.exp(table_F20 - np.logaddexp.reduce(table_F20, axis=1, keepdims=True))
             self._weights_F = np.maximum(-(p_F20 * np.log(np.maximum(p_F20, 1e-300))).sum(1), 1e-9)
 
@@ -246,13 +248,13 @@ class _Sampler:
     def accepted(self) -> float:
         return self._accepted / self._judged if self._judged else float("nan")
 
-    def block(self, seed: int, numbers: range) -> list[bytes]:
-        """The candidates of these numbers."""
-        draws = [_generator(seed, number) for number in numbers]
+    def block(self, seed: int, numbers: range) -> list[np.ndarray]:
+        """The candidates of these numbers, (L,) codes each."""
+        draws = [generator(seed, number) for number in numbers]
         space = self.space
         counts = [space.least + int(draw(1)[0] * (space.most - space.least + 1)) for draw in draws]
-        method = {"masked": self.masked, "gibbs": self._gibbs, "proposals": self._proposals}[self.sampling.method]
-        return [decode(codes_L, space.wildtype) for codes_L in method(draws, counts)]
+        method = {"gibbs": self._gibbs, "proposals": self._proposals}.get(self.sampling.method, self.masked)
+        return method(draws, counts)
 
     def masked(self, draws: list[Draws], counts: Sequence[int]) -> list[np.ndarray]:
         space, sampling = self.space, self.sampling
@@ -260,9 +262,9 @@ class _Sampler:
         chosen = [self._choose(draw, count) for draw, count in zip(draws, counts, strict=True)]
         for r in range(min(sampling.rounds, max(counts))):
             # a variant with fewer mutations than rounds is done earlier
-            starts = [_cut(count, sampling.rounds, r) for count in counts]
-            ends = [_cut(count, sampling.rounds, r + 1) for count in counts]
-            sequences = [decode(codes_L, space.wildtype) for codes_L in states]
+            starts = [cut(count, sampling.rounds, r) for count in counts]
+            ends = [cut(count, sampling.rounds, r + 1) for count in counts]
+            sequences = [space.read(codes_L) for codes_L in states]
             left = [order_D[start:].tolist() for order_D, start in zip(chosen, starts, strict=True)]
             tables = self.model.masked(sequences, left, together=True)
             for b, draw in enumerate(draws):
@@ -281,13 +283,13 @@ class _Sampler:
     def _gibbs(self, draws: list[Draws], counts: Sequence[int]) -> list[np.ndarray]:
         space, temperature = self.space, self.sampling.temperature
         states = self.masked(draws, counts)
-        for _ in range(self.sampling.sweeps * len(space.free)):
+        for _ in range((self.sampling.sweeps or 1) * len(space.free)):
             pairs = []
             for codes_L, draw in zip(states, draws, strict=True):
                 pair = _pair(codes_L, space, draw)
                 codes_L[pair[0]] = space.codes[pair[0]]
                 pairs.append(pair)
-            tables = self.model.masked([decode(codes_L, space.wildtype) for codes_L in states], pairs)
+            tables = self.model.masked([space.read(codes_L) for codes_L in states], pairs)
             for codes_L, pair, table_P20, draw in zip(states, pairs, tables, draws, strict=True):
                 odds_P20 = table_P20.astype(np.float64) - table_P20[np.arange(len(pair)), space.codes[pair], None]
                 odds = np.where(space.allowed[pair], odds_P20, -np.inf).reshape(1, -1)
@@ -310,7 +312,7 @@ class _Sampler:
 
     def _judge(self, states: list[np.ndarray]) -> np.ndarray:
         """(B,) float64 log W of the module's docstring."""
-        sequences = [decode(codes_L, self.space.wildtype) for codes_L in states]
+        sequences = [self.space.read(codes_L) for codes_L in states]
         places = [np.flatnonzero(codes_L != self.space.codes).tolist() for codes_L in states]
         weights_B = np.zeros(len(states))
         if self.sampling.judge != "restorer":
@@ -357,13 +359,13 @@ def _pair(codes_L: np.ndarray, space: Space, draw: Draws) -> list[int]:
     return [*pair, int(outside[int(v * len(outside))])] if len(outside) else pair
 
 
-def _cut(count: int, rounds: int, r: int) -> int:
+def cut(count: int, rounds: int, r: int) -> int:
     """Where round r begins among `count` places: rounds as even as they can be, none empty before the end."""
     rounds = min(rounds, count)
     return count * min(r, rounds) // rounds
 
 
-def _generator(seed: int, number: int) -> Draws:
+def generator(seed: int, number: int) -> Draws:
     """Uniform numbers keyed by (seed, number) and nothing else; their stream is the only one numpy keeps for good."""
     random = np.random.Generator(np.random.Philox(key=[seed, _STREAM], counter=[0, 0, 0, number])).random
     return lambda size: np.asarray(random(size))

@@ -36,6 +36,8 @@ from biometro.model.heads import TokenHead, VocabularyHead
 Part = Literal["auto", "main", "auxiliary"]
 FloatPrecision = Literal["auto", "float32", "bfloat16"]
 Read = Callable[[Encoder, Tensor], Tensor]
+Sequences = Sequence[bytes | np.ndarray]
+"""Letters, or token numbers (L,)."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,11 @@ class Likelihood:
         batch_tokens: tokens read at once; results do not depend on it. Default 2,048 on a CPU, 65,536 on CUDA.
         part: which of a METRO model's two readers is asked: main, auxiliary, or, with auto, the one that has learnt to
             read such input.
+        tokens: sequences are given as token numbers, (L,) uint8, and not as letters: so of molecules, whose tokens are
+            no letters. A place is a token then, and a table's columns are the alphabet's `standard`.
         say: hears, pack by pack, how many letters it had.
 
-    Raises UserError for a model that has no head over tokens.
+    Raises UserError for a model that has no head over tokens, and for one of molecules that is to be given letters.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Likelihood:
         max_length: int | None = 1022,
         batch_tokens: int | None = None,
         part: Part = "auto",
+        tokens: bool = False,
         say: Callable[[int], None] = lambda letters: None,
     ):
         if max_length is not None and max_length < 2:
@@ -92,15 +97,15 @@ class Likelihood:
         self.device = torch.device(device)
         self.bundle = bundle.to(self.device).eval()
         self.alphabet: Alphabet = bundle.alphabet
-        if not self.alphabet.letter_is_token:
+        if not self.alphabet.letter_is_token and not tokens:
             raise UserError("this model reads molecules: its tokens are no residues that could be replaced")
         self.letters = "".join(self.alphabet.standard)
-        """The columns of every table."""
+        """The columns of every table, where tokens are letters."""
         self.max_length, self.part, self.say = max_length, part, say
         half = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
         self._autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=half)
         self._budget = batch_tokens or (65536 if self.device.type == "cuda" else 2048)
-        self._columns = torch.tensor([self.alphabet.id(letter) for letter in self.letters], device=self.device)
+        self._columns = torch.tensor([self.alphabet.id(token) for token in self.alphabet.standard], device=self.device)
         if part == "auxiliary" and not self.has_auxiliary:
             raise UserError("part is auxiliary, but this model has none; models pretrained with METRO do")
 
@@ -119,15 +124,15 @@ class Likelihood:
         """Whether the model was trained, by METRO, to restore what was replaced: it reads letters, not masks."""
         return self.has_auxiliary and "vocabulary" in self.bundle.modules
 
-    def seen(self, sequences: Sequence[bytes], places: Sequence[Sequence[int]] | None = None) -> list[np.ndarray]:
+    def seen(self, sequences: Sequences, places: Sequence[Sequence[int]] | None = None) -> list[np.ndarray]:
         """log p(letter | the whole sequence as it stands), in nats, of one pass: (P, A) float32; default: all places.
 
         The letter that stands in a place is seen. Normalised over the whole vocabulary.
         """
-        return self._ask(sequences, self._unmasked(sequences, places), len(self.letters), self._letters(False))
+        return self._ask(sequences, self._unmasked(sequences, places), len(self._columns), self._letters(False))
 
     def masked(
-        self, sequences: Sequence[bytes], places: Sequence[Sequence[int]] | None = None, together: bool = False
+        self, sequences: Sequences, places: Sequence[Sequence[int]] | None = None, together: bool = False
     ) -> list[np.ndarray]:
         """log p(letter | the others), in nats: (P, A) float32 at the places of each sequence, by default all.
 
@@ -146,9 +151,9 @@ class Likelihood:
                 start, end = self._around(place, len(letters))
                 inside = tuple(p for p in some if start <= p < end) if together else (place,)
                 pieces.append(_Piece(number, start, end, inside, (place,), (row,)))
-        return self._ask(sequences, pieces, len(self.letters), self._letters(True))
+        return self._ask(sequences, pieces, len(self._columns), self._letters(True))
 
-    def detected(self, sequences: Sequence[bytes], places: Sequence[Sequence[int]] | None = None) -> list[np.ndarray]:
+    def detected(self, sequences: Sequences, places: Sequence[Sequence[int]] | None = None) -> list[np.ndarray]:
         """Logit of "this residue was replaced": (P,) float32, by default of all places.
 
         Raises UserError for a model without a detector.
@@ -175,7 +180,7 @@ class Likelihood:
     def _log_probabilities(self, encoder: Encoder, head: VocabularyHead, h_PD: Tensor) -> Tensor:
         return head(h_PD, encoder.embedding.weight).log_softmax(-1)[:, self._columns]
 
-    def _unmasked(self, sequences: Sequence[bytes], places: Sequence[Sequence[int]] | None) -> list[_Piece]:
+    def _unmasked(self, sequences: Sequences, places: Sequence[Sequence[int]] | None) -> list[_Piece]:
         wanted = _all(sequences) if places is None else places
         pieces = []
         for number, (letters, some) in enumerate(zip(sequences, wanted, strict=True)):
@@ -196,7 +201,7 @@ class Likelihood:
         return start, start + self.max_length
 
     def _ask(
-        self, sequences: Sequence[bytes], pieces: list[_Piece], columns: int,
+        self, sequences: Sequences, pieces: list[_Piece], columns: int,
         reader: tuple[Encoder, Callable[[Tensor], Tensor]],
     ) -> list[np.ndarray]:  # fmt: skip
         """(P, columns) float32 of each sequence."""
@@ -204,7 +209,7 @@ class Likelihood:
         for piece in pieces:
             sizes[piece.sequence] += len(piece.rows)
         tables = [np.empty((size, columns), dtype=np.float32) for size in sizes]
-        tokens = [self.alphabet.encode(letters) for letters in sequences]
+        tokens = [one if isinstance(one, np.ndarray) else self.alphabet.encode(one) for one in sequences]
         pieces = sorted(pieces, key=lambda piece: piece.end - piece.start)
         for chunk in self._chunks(pieces):
             told = self._run(tokens, chunk, *reader)
@@ -255,7 +260,7 @@ class Likelihood:
         return head(h_PD.float()).cpu()
 
 
-def _all(sequences: Sequence[bytes]) -> list[range]:
+def _all(sequences: Sequences) -> list[range]:
     return [range(len(letters)) for letters in sequences]
 
 

@@ -32,8 +32,8 @@ _LETTERS = np.frombuffer(STANDARD.encode(), dtype=np.uint8)
 class Space:
     """All variants with `least` to `most` substitutions of `wildtype`, each one that `allowed` allows.
 
-    wildtype: letters. allowed: (L, 20) bool in the order of STANDARD, which residues may replace the wild type's; never
-    its own. first: number of the first position, for messages and names.
+    wildtype: letters. allowed: (L, A) bool in the order of the A symbols (of residues STANDARD), which residues may
+    replace the wild type's; never its own. first: number of the first position, for messages and names.
     """
 
     wildtype: bytes
@@ -51,6 +51,10 @@ class Space:
     def codes(self) -> np.ndarray:
         """(L,) int64 wild-type residues, -1 for what is no standard residue."""
         return encode(self.wildtype)
+
+    def read(self, codes_L: np.ndarray) -> bytes | np.ndarray:
+        """A variant as a model reads it."""
+        return decode(codes_L, self.wildtype)
 
     def size(self) -> int:
         """How many variants there are, or 10^15 where there are more.
@@ -106,7 +110,7 @@ def space_of(
     Raises UserError for options that cannot be read, and where no variant fits them.
     """
     length = len(wildtype)
-    least, most = _wanted(mutations, identity, length)
+    least, most = wanted(mutations, identity, length)
     allowed_L20 = np.ones((length, len(STANDARD)), dtype=bool)
     allowed_L20[:, _residues(exclude, "exclude")] = False
     for part in filter(None, (part.strip() for part in exclude_at.split(","))):
@@ -134,8 +138,10 @@ def space_of(
     return space
 
 
-def _wanted(mutations: int | str | None, identity: float | None, length: int) -> tuple[int, int]:
-    """Least and most mutations."""
+def wanted(
+    mutations: int | str | None, identity: float | None, length: int, unit: str = "residues"
+) -> tuple[int, int]:  # fmt: skip
+    """Least and most mutations of a start of `length` units. Raises UserError for what cannot be read."""
     if (mutations is None) == (identity is None):
         raise UserError("say how far from the wild type: either mutations (5, or 3-8) or identity (0.95)")
     if identity is not None:
@@ -144,7 +150,7 @@ def _wanted(mutations: int | str | None, identity: float | None, length: int) ->
         count = round((1 - identity) * length)
         if count < 1:
             raise UserError(
-                f"identity {identity} of {length} residues leaves no mutation; the nearest variant has identity "
+                f"identity {identity} of {length} {unit} leaves no mutation; the nearest variant has identity "
                 f"{1 - 1 / length:.4f}"
             )
         return count, count

@@ -25,7 +25,7 @@ from biometro.data.labels import Labelled, take
 from biometro.data.sides import Division
 from biometro.data.task import Answers, Calibration, Truth
 from biometro.errors import UserError
-from biometro.evaluation import metrics, overlap, results
+from biometro.evaluation import label_examples, metrics, overlap, results
 from biometro.evaluation.baselines import beside
 from biometro.files import write_file
 from biometro.inference.embed import Embedder
@@ -113,6 +113,8 @@ class Comparison:
             for side, part in parts.items():
                 counts = finetuning.class_counts(Examples(self.task, take(self.truth, part)))
                 entry["classes"][side] = dict(zip(self.task.names, counts.tolist(), strict=True))
+        tested = [self.labelled.letters[i] for i in division.test]
+        entry["cdr3s"] = label_examples.cdr3s(self.reading.kind, self.task, take(self.truth, division.test), tested)
         found = division.leaks.get("test")
         if found is not None:
             entry["nearest"] = sides.near(found)
@@ -252,7 +254,10 @@ class Comparison:
             task.kind, made["valid"].truth, answers(task, found["valid"], *scale, fitted.temperature), task.names,
             self._groups(division.valid),
         )  # fmt: skip
-        said |= {"valid": results.plain(valid), "history": self._history(place)}
+        answered = answers(task, found["test"], *scale, fitted.temperature)
+        letters = [self.labelled.letters[i] for i in division.test]
+        drawn = label_examples.structures(self.reading.kind, task, made["test"].truth, answered, letters)
+        said |= {"valid": results.plain(valid), "history": self._history(place), "examples": drawn}
         said |= {"temperature": fitted.temperature, "threshold": fitted.threshold, "radius": fitted.radius}
         if division.by == self.first and self._best_so_far(division.by, valid[self.metric]):
             self._save(objective, fitted, depth, division, said)

@@ -18,6 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from biometro.alphabet import MoleculeAlphabet, MoleculePolicy, Reading, ResiduePolicy, SequenceKind, kind_of
 from biometro.data.intake import Account
+from biometro.data.layouts import Region
 from biometro.data.sources import Format, ReadOptions, expand
 from biometro.device import pick_device
 from biometro.errors import UserError
@@ -43,7 +44,8 @@ def embed(
     residues: ResiduePolicy = "as_is",
     molecules: MoleculePolicy = MoleculePolicy(),
     format: Format = "auto",
-    column: str = "sequence",
+    column: str | dict[str, str] = "sequence",
+    region: Region = "auto",
     id_column: str | None = None,
     device: str = "auto",
     batch_tokens: int | None = None,
@@ -57,8 +59,8 @@ def embed(
     Args:
         model: model folder of biometro, Hugging Face folder of ESM-2 or another encoder (ProtBert, ProtT5, Ankh,
             ChemBERTa), or fair-esm checkpoint (.pt).
-        data: FASTA, CSV, TSV or Parquet files: a path, a pattern, a URL, a list of these, example:families, or
-            sequences themselves (capital letters).
+        data: FASTA, CSV, TSV, Parquet, SMILES or SDF files: a path, a pattern, a URL, a list of these,
+            example:families, or sequences themselves (capital letters).
         out: file to write: .parquet, .npz or .safetensors. From Python it may be left out; the vectors are returned.
         pooling: mean over residues without start and end, cls (the start token's vector), or residues (one each).
         long: beyond max_length: full (read whole; rotary and ALiBi have no hard limit, a model with a table of
@@ -72,7 +74,10 @@ def embed(
             keep_as_x, drop_sequence (left out and counted), or fail.
         molecules: what to do with salts, stereochemistry and molecules that cannot be read.
         format: of the files; auto goes by their names.
-        column: of tables, the one that holds the sequence.
+        column: of tables, the one that holds the sequence; of receptors, columns by part, as in {heavy: VH, light: VL}.
+            Tables of public sources are known by their columns.
+        region: of such a table's chains: full (the V domain), cdr3, or cdrs (CDR1, CDR2, CDR3); auto is full for
+            antibodies and cdr3 for T-cell receptors.
         id_column: of tables, the one that holds the identifier; without it rows are numbered.
         device: auto, cpu, cuda, cuda:1, ...
         batch_tokens: tokens read at once; more takes more memory and does not change results.
@@ -90,10 +95,10 @@ def embed(
         raise UserError("`cluster` says where workers run; say with `workers` how many")
     if workers is not None and path is None:
         raise UserError("workers write files; say with `out` where")
-    options = ReadOptions(format, column, id_column)
-    sources = expand(data, options)
     bundle = load(model)
     reading = Reading(kind_of(bundle.alphabet, kind, model), residues, molecules)
+    options = ReadOptions(format, column, id_column, kind=reading.kind, region=region)
+    sources = expand(data, options)
     width = bundle.encoder.config.width
     plan = Plan(
         model, "" if path is None else fingerprint(model), sources, options, reading, pooling, long, max_length,

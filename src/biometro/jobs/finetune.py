@@ -22,6 +22,7 @@ from rich.markdown import Markdown
 from biometro.alphabet import MoleculePolicy, Reading, ResiduePolicy, SequenceKind, kind_of
 from biometro.data import sides
 from biometro.data.labels import Labelled, read_labelled
+from biometro.data.layouts import Region
 from biometro.data.sides import SplitConfig
 from biometro.data.sources import Format, ReadOptions
 from biometro.data.task import LabelConfig, Task
@@ -69,7 +70,8 @@ def finetune(
     molecules: MoleculePolicy = MoleculePolicy(),
     max_length: int = 1022,
     format: Format = "auto",
-    column: str = "sequence",
+    column: str | dict[str, str] = "sequence",
+    region: Region = "auto",
     id_column: str | None = None,
     seeds: int = 1,
     seed: int = 0,
@@ -84,7 +86,7 @@ def finetune(
 
     Args:
         model: model folder of biometro, Hugging Face folder of ESM-2 or another encoder, or fair-esm checkpoint (.pt).
-        data: FASTA, CSV, TSV or Parquet files: a path, a pattern, a URL or a list of these.
+        data: FASTA, CSV, TSV, Parquet, SMILES or SDF files: a path, a pattern, a URL or a list of these.
         run: run folder; made, or gone on with.
         labels: where labels stand, and what is predicted.
         split: which sequences are held out.
@@ -104,7 +106,10 @@ def finetune(
         molecules: what to do with salts, stereochemistry and molecules that cannot be read.
         max_length: residues (tokens of molecules and text); longer sequences are cut to their first ones, counted.
         format: of the files; auto goes by their names.
-        column: of tables, the one that holds the sequence.
+        column: of tables, the one that holds the sequence; of receptors, columns by part, as in {heavy: VH, light: VL}.
+            Tables of public sources are known by their columns.
+        region: of such a table's chains: full (the V domain), cdr3, or cdrs (CDR1, CDR2, CDR3); auto is full for
+            antibodies and cdr3 for T-cell receptors.
         id_column: of tables, the one that holds the identifier.
         seeds: fits of each depth, with seed, seed + 1, ...: fresh weights, order, dropout. The split stays.
         seed: the first; also of the split.
@@ -119,17 +124,12 @@ def finetune(
         parallel.join(device, training.parallel.timeout_minutes) as world,
     ):
         depths: list[Depth] = list(dict.fromkeys(depth)) if isinstance(depth, list) else [depth]
-        if seeds < 1 or not 0 < coverage < 1 or max_length < 2 or not depths:
-            raise UserError(
-                "seeds must be at least 1, coverage between 0 and 1, max_length at least 2, depth not empty"
-            )
-        if world.size > 1 and (baselines or {*depths} & {*FROZEN}):
-            raise UserError("several ranks train one encoder: depth lora or full, with baselines: false")
+        _check_options(depths, seeds, coverage, max_length, baselines, world.size)
         metric = training.metric or metrics.SELECT[labels.task]
         metrics.check_metric(labels.task, metric, grouped=labels.group is not None)
-        options = ReadOptions(format, column, id_column, split.column)
         base = merged(load(model))  # an adapter becomes part of the encoder that is fitted
         reading = Reading(kind_of(base.alphabet, kind, model), residues, molecules)
+        options = ReadOptions(format, column, id_column, split.column, kind=reading.kind, region=region)
         labelled = read_labelled(data, labels, options, reading, base.alphabet)
         console = Console(stderr=True, quiet=not world.leads)
         parts: dict[str, Any] = {"labels": labels, "split": split, "molecules": molecules}
@@ -138,8 +138,8 @@ def finetune(
         recipe |= {name: dataclasses.asdict(part) for name, part in parts.items()}
         recipe |= {
             "depth": depth, "baselines": baselines, "coverage": coverage, "kind": reading.kind, "residues": residues,
-            "max_length": max_length, "format": format, "column": column, "id_column": id_column, "seeds": seeds,
-            "seed": seed, "device": device, "report": report,
+            "max_length": max_length, "format": format, "column": column, "region": region, "id_column": id_column,
+            "seeds": seeds, "seed": seed, "device": device, "report": report,
         }  # fmt: skip
         folder = Path(run)
         weights = fingerprint(model)
@@ -168,6 +168,16 @@ def finetune(
             console.print(Markdown(results.table(said, intervals=False)))
             console.print(f"model: {folder / 'model'}, results: {folder / 'results.json'}", highlight=False)
     return Finetuned(said)
+
+
+def _check_options(
+    depths: list[Depth], seeds: int, coverage: float, max_length: int, baselines: bool, ranks: int
+) -> None:
+    """Raises UserError where they do not go together."""
+    if seeds < 1 or not 0 < coverage < 1 or max_length < 2 or not depths:
+        raise UserError("seeds must be at least 1, coverage between 0 and 1, max_length at least 2, depth not empty")
+    if ranks > 1 and (baselines or {*depths} & {*FROZEN}):
+        raise UserError("several ranks train one encoder: depth lora or full, with baselines: false")
 
 
 def _check_reads(base: Bundle, head: HeadConfig, task: Task, model: str) -> None:

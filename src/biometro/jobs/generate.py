@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,29 +16,33 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from biometro.alphabet import Reading
+from biometro.alphabet import Reading, SequenceKind
+from biometro.alphabet.kinds import kind_of
+from biometro.alphabet.molecule import MoleculeAlphabet
 from biometro.data.alignment import read_alignment
 from biometro.data.intake import Account, clean
 from biometro.data.rows import Rows, check_no_input, check_page, check_table, table_writer
 from biometro.data.sources import ReadOptions, expand
-from biometro.data.variants import read_wildtype
+from biometro.data.wildtype import read_wildtype
 from biometro.device import pick_device
 from biometro.errors import UserError
 from biometro.evaluation import generation
 from biometro.evaluation.generation_report import write_page
 from biometro.files import write_file
-from biometro.inference.generate import Generated, Sampling, check
+from biometro.inference.generate import Generated, Sampling
 from biometro.inference.generate import generate as sample
 from biometro.inference.likelihood import Likelihood
 from biometro.inference.space import Space, encode, space_of
+from biometro.jobs.generate_molecules import generate_molecules
 from biometro.model.load import load
 
 _FASTA = (".fasta", ".fa", ".faa")
+_SMILES = (".smi",)
 
 
 @dataclass(frozen=True)
 class Variants:
-    """What `generate` leaves: a row for each variant, figures by group and name, and the file if one was written.
+    """What `generate` leaves: a row for each variant or molecule, figures by group and name, and the file if written.
 
     note: why there are fewer than wanted; empty where there are not.
     """
@@ -51,7 +55,7 @@ class Variants:
 
 def generate(
     model: str,
-    wildtype: str,
+    wildtype: str | None = None,
     out: str | None = None,
     count: int = 100,
     mutations: int | str | None = None,
@@ -70,7 +74,9 @@ def generate(
     device: str = "auto",
     batch_tokens: int | None = None,
 ) -> Variants:
-    """Generate variants of a wild type at a set number of mutations; substitutions only, all distinct.
+    """Generate variants of a wild type at a set number of mutations, or new molecules; all distinct.
+
+    Of proteins, antibodies and T-cell receptors: substitutions only; marks between chains stay, and count as positions.
 
     One sequence is enough (the One-N setting of Ankh, Elnaggar et al. 2023, arXiv 2301.06568); a family's alignment
     (High-N) is not sampled from, but says how far the variants agree with it. With the same seed, a smaller count
@@ -79,11 +85,17 @@ def generate(
     type masked, in nats; read by a METRO model's auxiliary), and, of METRO models, detector (mean logit of "replaced"
     at mutated places). In FASTA they stand in the header.
 
+    A model of molecules makes analogues of a start (`wildtype`, of which `mutations` tokens are replaced), or without
+    one molecules of lengths as in its corpus, from masks. Columns: id, smiles (canonical), drawn (the tokens that were
+    drawn), score (the mean log-probability of a token given the others, of the canonical molecule, in nats), and
+    similarity to the start (Tanimoto, ECFP4). `inference/molecules.py` has the sampling.
+
     Args:
         model: folder of a model with a head over tokens: what `pretrain` leaves, or ESM-2.
-        wildtype: the sequence itself (capital letters), or a file with one.
-        out: file to write: .fasta, .csv, .tsv or .parquet. From Python it may be left out; rows are returned.
-        count: variants wanted. If there are fewer, or no more are found, that is said.
+        wildtype: the sequence itself (capital letters; a SMILES), or a file with one. Only molecules can do without.
+        out: file to write: .fasta (molecules: .smi), .csv, .tsv or .parquet. From Python it may be left out; rows are
+            returned.
+        count: variants or molecules wanted. If there are fewer, or no more are found, that is said.
         mutations: how many, or a range as in 3-8, of which each variant draws one, uniformly.
         identity: to the wild type, as a share, instead of mutations.
         sampling: how variants are drawn.
@@ -91,7 +103,9 @@ def generate(
         exclude: residues that are never put in, as in CM; those of the wild type stay.
         exclude_at: the same for some positions, as in 24:CP,30-35:G.
         first: number of the wild type's first residue, in all options and in what is written.
-        known: files of sequences that are not new: novelty is told against these, and against the alignment.
+        known: files of sequences that are not new: novelty is told against these, and against the alignment; of
+            molecules also against the model's corpus where it is at hand. Without that, new molecules have the lengths
+            of these.
         alignment: of the family, in aligned FASTA, a2m or a3m.
         report: HTML page to write.
         seed: of all draws.
@@ -101,66 +115,110 @@ def generate(
         batch_tokens: tokens read at once; more takes more memory and does not change results.
 
     Figures of the variants stand beside those of random mutants, BLOSUM62-weighted mutants and, with an alignment,
-    mutants drawn from its columns, all with as many mutations. Raises UserError for a model that cannot sample so, a
-    wild type that cannot be read, and options that no variant fits.
+    mutants drawn from its columns, all with as many mutations; those of molecules beside random symbols. Raises
+    UserError for a model that cannot sample so, a wild type that cannot be read, and options that no variant fits.
     """
     path, page = (None if name is None else Path(name) for name in (out, report))
+    bundle = load(model, base)
+    molecules = isinstance(bundle.alphabet, MoleculeAlphabet)
     if path is not None:
-        check_table(path, _FASTA)
+        check_table(path, _SMILES if molecules else _FASTA)
     if page is not None:
         check_page(page, path)
-    name, text = read_wildtype(wildtype)
-    letters, name = text.encode(), name or "the given sequence"
     for output in filter(None, (path, page)):
-        check_no_input(output, [wildtype, *_list(known), *_list(alignment)])
-    space = space_of(letters, mutations, identity, fixed, exclude, exclude_at, first)
-    others = _sequences(_list(known))
-    family = None if alignment is None else read_alignment(alignment, text)
+        check_no_input(output, [*_list(wildtype), *_list(known), *_list(alignment)])
     likelihood = Likelihood(
-        load(model, base), device=pick_device(device), precision=precision, batch_tokens=batch_tokens
+        bundle, device=pick_device(device), precision=precision, batch_tokens=batch_tokens, tokens=molecules
     )
     console = Console(stderr=True, quiet=path is None)
     bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console)
     task = bar.add_task("generating")
-    check(likelihood, count, sampling, seed)  # before the bar shows: its mistakes are one line
-    with bar:
-        made = sample(
-            likelihood, space, count, sampling, seed, lambda n, of: bar.update(task, description=f"{n:,} of {of:,}")
-        )
+
+    def say(found: int, of: int) -> None:
+        bar.start()  # not before: mistakes in the options are one line
+        bar.update(task, description=f"{found:,} of {of:,}")
+
+    try:
+        if molecules:
+            _only_residues(fixed=fixed, exclude=exclude, exclude_at=exclude_at, alignment=alignment)
+            rows, found, note = generate_molecules(
+                likelihood, model, wildtype, count, mutations, identity, sampling, _list(known), page, seed, say
+            )
+        else:
+            kind = kind_of(likelihood.alphabet, None, model)
+            if wildtype is None:
+                raise UserError(f"{model}: reads residues, and makes variants of a wild type; give wildtype")
+            name, text = read_wildtype(wildtype, Reading(kind))
+            space = space_of(text.encode(), mutations, identity, fixed, exclude, exclude_at, first)
+            rows, found, note = _variants(
+                likelihood, model, name, space, count, sampling, _sequences(_list(known), kind), alignment, page, seed,
+                say,
+            )  # fmt: skip
+    finally:
+        bar.stop()
+    if path is not None:
+        _write(path, rows)
+        unit = "molecules" if molecules else "variants"
+        console.print(f"{len(rows):,} {unit} -> {path}", highlight=False, soft_wrap=True)
+    if page is not None:
+        console.print(f"report -> {page}", highlight=False, soft_wrap=True)
+    if note:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    return Variants(rows, found, path, note)
+
+
+def _only_residues(**options: str | None) -> None:
+    """Raises UserError for an option that is about residues."""
+    for name, value in options.items():
+        if value:
+            raise UserError(f"{name} is about residues, and this model reads molecules; leave it out")
+
+
+def _variants(
+    likelihood: Likelihood,
+    model: str,
+    name: str,
+    space: Space,
+    count: int,
+    sampling: Sampling,
+    known: Sequence[bytes],
+    alignment: str | None,
+    page: Path | None,
+    seed: int,
+    say: Callable[[int, int], None],
+) -> tuple[Rows, dict[str, dict[str, float]], str]:
+    """Rows, figures by group and name, and why there are fewer rows than wanted; writes the page."""
+    name = name or "the given sequence"
+    family = None if alignment is None else read_alignment(alignment, space.wildtype.decode())
+    made = sample(likelihood, space, count, sampling, seed, say)
     if not made.sequences:
         raise UserError(f"no variant was found; {made.note}")
     groups = [
         generation.group(generation.GENERATED, likelihood, space, made.sequences),
         *generation.controls(likelihood, space, made.sequences, seed, family),
     ]
-    found = {one.name: generation.figures(one, space, others, family) for one in groups}
-    rows = _rows(groups[0], space)
-    if path is not None:
-        _write(path, rows)
-        console.print(f"{len(rows):,} variants -> {path}", highlight=False, soft_wrap=True)
+    found = {one.name: generation.figures(one, space, known, family) for one in groups}
     if page is not None:
         facts = _facts(model, name, space, sampling, made, seed)
         if family is not None:
             facts["alignment"] = (
                 f"{len(family.rows):,} of {family.found:,} sequences, as good as {family.effective:,.0f} that differ"
             )
-        conservation = None if family is None else family.conservation()
         write_page(
             page, title=f"Variants of {name}", facts=facts, space=space, groups=groups, found=found, note=made.note,
-            conservation=conservation,
+            conservation=None if family is None else family.conservation(),
         )  # fmt: skip
-        console.print(f"report -> {page}", highlight=False, soft_wrap=True)
-    if made.note:
-        console.print(made.note, markup=False, highlight=False, soft_wrap=True)
-    return Variants(rows, found, path, made.note)
+    return _rows(groups[0], space), found, made.note
 
 
 def _list(names: str | list[str] | None) -> list[str]:
     return [] if names is None else [names] if isinstance(names, str) else names
 
 
-def _sequences(names: Sequence[str]) -> list[bytes]:
-    return [letters for _, letters in clean(expand(list(names)), ReadOptions(), Reading(), Account())] if names else []
+def _sequences(names: Sequence[str], kind: SequenceKind) -> list[bytes]:
+    options = ReadOptions(kind=kind)
+    found = clean(expand(list(names), options), options, Reading(kind), Account()) if names else ()
+    return [letters for _, letters in found]
 
 
 def _rows(one: generation.Group, space: Space) -> Rows:
@@ -180,6 +238,9 @@ def _rows(one: generation.Group, space: Space) -> Rows:
 
 
 def _write(path: Path, rows: Rows) -> None:
+    if path.suffix in _SMILES:
+        write_file(path, "".join(f"{row['smiles']} {row['id']}\n" for row in rows))
+        return
     if path.suffix not in _FASTA:
         with table_writer(path, []) as write:
             write(rows)

@@ -18,6 +18,7 @@ from biometro.alphabet import AlphabetError
 from biometro.alphabet.kinds import AnyAlphabet
 from biometro.data.intake import Account, clean
 from biometro.data.labels import read_labelled
+from biometro.data.layouts import Region
 from biometro.data.rows import Rows, check_no_input, check_table, table_writer
 from biometro.data.sources import Format, ReadOptions, Record, expand
 from biometro.data.task import Answers, LabelConfig
@@ -47,7 +48,8 @@ def predict(
     labels: LabelConfig = LabelConfig(),
     probabilities: bool = False,
     format: Format = "auto",
-    column: str = "sequence",
+    column: str | dict[str, str] = "sequence",
+    region: Region = "auto",
     id_column: str | None = None,
     base: str | None = None,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -63,13 +65,17 @@ def predict(
     Args:
         model: folder that `finetune` left (run/model); of several, each answers in columns of its own, and adapters of
             one base share it.
-        data: FASTA, CSV, TSV or Parquet files: a path, a pattern, a URL, a list of these, or sequences themselves.
+        data: FASTA, CSV, TSV, Parquet, SMILES or SDF files: a path, a pattern, a URL, a list of these, or sequences
+            themselves.
         out: file to write: .csv, .tsv or .parquet. From Python it may be left out; the rows are returned.
         compare: compare the answers with labels that stand in the data, and tell the figures.
         labels: where these stand; the task is the model's.
         probabilities: also the probability of every class.
         format: of the files; auto goes by their names.
-        column: of tables, the one that holds the sequence.
+        column: of tables, the one that holds the sequence; of receptors, columns by part, as in {heavy: VH, light: VL}.
+            Tables of public sources are known by their columns.
+        region: of such a table's chains: full (the V domain), cdr3, or cdrs (CDR1, CDR2, CDR3); auto is full for
+            antibodies and cdr3 for T-cell receptors.
         id_column: of tables, the one that holds the identifier; without it rows are numbered.
         base: folder of the base model, where an adapter's is no longer where it was.
         precision: of the arithmetic; auto is bfloat16 on CUDA and float32 elsewhere.
@@ -97,7 +103,7 @@ def predict(
     if len({*titles}) < len(titles):
         titles = [f"{name}: " for name in names]
     console = Console(stderr=True, quiet=path is None)
-    options = ReadOptions(format, column, id_column)
+    options = ReadOptions(format, column, id_column, kind=asked.reading.kind, region=region)
     sources = expand(data, options)
     if path is not None:
         check_no_input(path, [source.name for source in sources])

@@ -15,14 +15,16 @@ import biometro
 from biometro.alphabet import Alphabet, MoleculeAlphabet, MoleculePolicy, Reading, ResiduePolicy, SequenceKind
 from biometro.alphabet.kinds import ALPHABETS
 from biometro.alphabet.molecule import MOST_TOKENS, Growing, Notation
-from biometro.data import parts, splits
+from biometro.data import catalogue, parts, splits
 from biometro.data.builder import LARGEST_SHARD, SHARD_RESIDUES, Learning, build
 from biometro.data.corpus import Corpus
 from biometro.data.fill import Cleaning, SplitBy, fill
 from biometro.data.intake import Account
+from biometro.data.layouts import Region
 from biometro.data.sources import Format, ReadOptions, Source, expand
 from biometro.errors import UserError
 from biometro.files import new_folder
+from biometro.jobs.listing import show_catalogue
 
 console = Console(stderr=True)
 
@@ -49,8 +51,8 @@ class VocabularyConfig:
 
 
 def prepare(
-    data: str | list[str],
-    out: str,
+    data: str | list[str] = "",
+    out: str = "",
     kind: SequenceKind = "protein",
     residues: ResiduePolicy = "keep_as_x",
     molecules: MoleculePolicy = MoleculePolicy(),
@@ -62,12 +64,14 @@ def prepare(
     max_length: int | None = None,
     format: Format = "auto",
     column: str | dict[str, str] = "sequence",
+    region: Region = "auto",
     split: SplitBy | None = None,
     split_column: str | None = None,
     workers: int = 1,
     part: str | None = None,
     shard_residues: int = SHARD_RESIDUES,
     overwrite: bool = False,
+    list: bool = False,
 ) -> Corpus | None:
     """Turn sequence files into a corpus folder: cleaned, deduplicated, split, counted.
 
@@ -76,10 +80,12 @@ def prepare(
     byte, whatever the order of files.
 
     Args:
-        data: FASTA, CSV, TSV or Parquet files (plain, .gz, .zst, .bz2): a path, a pattern such as 'uniref/*.fasta.gz',
-            a URL that fsspec knows, a list of these, or example:families.
-        out: corpus folder to write.
+        data: FASTA, CSV, TSV, Parquet, SMILES or SDF files (plain, .gz, .zst, .bz2): a path, a pattern such as
+            'uniref/*.fasta.gz', a URL that fsspec knows, a public source such as catalogue:uniref50 (see `list`),
+            example:families, example:receptors, example:molecules, or a list of these. Needed, but for `list`.
+        out: corpus folder to write. Needed, but for `list`.
         kind: what the sequences are: protein, antibody (heavy|light), tcr (alpha|beta:peptide@MHC), molecule (SMILES).
+            Of a source of the catalogue it is known.
         residues: what to do with U O B Z J X and stops inside: keep_as_x, as_is (letters that have a token keep it),
             drop_sequence, or fail.
         molecules: what to do with salts, stereochemistry, and molecules that cannot be read.
@@ -94,6 +100,8 @@ def prepare(
         format: of the files; auto goes by their names.
         column: of CSV, TSV and Parquet files, the one that holds the sequence; of receptors, columns by part, as in
             {alpha: cdr3a, beta: cdr3b, peptide: epitope}. Tables of public sources are known by their columns.
+        region: of such a table's chains: full (the V domain), cdr3, or cdrs (CDR1, CDR2, CDR3); auto is full for
+            antibodies and cdr3 for T-cell receptors.
         split: what decides which sequences are held out: hash (of the sequence), scaffold (Bemis-Murcko, of molecules),
             group (split_column names it: a cluster, a patient, an epitope; all of a group are on one side), or column
             (split_column says train or valid; rows with anything else in it, a test set, are left out). A sequence that
@@ -104,21 +112,26 @@ def prepare(
             machines that share the folder. Whichever finishes last makes the corpus, the same as one machine would.
         shard_residues: of one shard, at most: the piece in which a corpus is fetched from a URL and shuffled.
         overwrite: replace a corpus that stands at `out`.
+        list: only print the catalogue of public sources: where they are, licence, size, how they are read, citation.
 
-    Returns the corpus, or None where it waits for other parts. Raises UserError, naming file and line, for input that
-    is not what its format promises; nothing is written then.
+    Returns the corpus, or None where it only lists, or waits for other parts. Raises UserError, naming file and line,
+    for input that is not what its format promises; nothing is written then.
     """
+    if list:
+        show_catalogue()
+        return None
+    if not out:
+        raise UserError("say where to write: out")
+    kind, column = catalogue.settings(data, kind, column)
     _check_numbers(valid, min_length, max_length, workers, shard_residues)
     split = split or ("hash" if split_column is None else "column")
     _check_kind(kind, split, split_column, forms, reverse)
     reading = Reading(kind, residues, molecules)
     alphabet = _alphabet(kind, vocabulary, molecules.unknown)
     growing = Growing(vocabulary.notation) if isinstance(alphabet, Learning) else alphabet
-    if forms and vocabulary.notation == "selfies":
-        raise UserError("forms are other SMILES of a molecule; SELFIES have none: choose vocabulary.notation smiles")
     number, of = (1, 1) if part is None else parts.numbers(part)
-    sources = expand(data, ReadOptions(format, kind=kind))
-    reads = ReadOptions(format, column, split_column=split_column, kind=kind)
+    reads = ReadOptions(format, column, split_column=split_column, kind=kind, region=region)
+    sources = expand(data, reads)
     options = {
         "residues": residues, "valid": valid, "split": split if split_column is None else f"{split} {split_column}",
         "min_length": min_length, "max_length": max_length, "column": column, "shard_residues": shard_residues,
@@ -129,6 +142,8 @@ def prepare(
         options |= {"molecules": asdict(molecules), "vocabulary": asdict(vocabulary), "forms": forms}
     if reverse:
         options["reverse"] = reverse
+    if region != "auto":
+        options["region"] = region
     making = _Making(
         Path(out), sources, Cleaning(reads, reading, min_length, max_length, growing, forms, split, valid), alphabet,
         options, workers,

@@ -13,10 +13,12 @@ from rich.console import Console
 
 import biometro
 from biometro.alphabet import MoleculeAlphabet
+from biometro.alphabet.kinds import UNITS
 from biometro.data.batch import Batch
 from biometro.data.corpus import Corpus
 from biometro.data.loader import Loader, PackingConfig
 from biometro.errors import UserError
+from biometro.evaluation import held_out as drawing
 from biometro.evaluation import overlap
 from biometro.evaluation.report import write_report
 from biometro.files import write_file
@@ -169,7 +171,7 @@ def _facts(
     corpus: Corpus, goal: Objective, outcome: Outcome, objective: str, training: TrainingConfig, world: World
 ) -> dict[str, str]:
     """What the model card and the report say about a run."""
-    progress, info = outcome.progress, corpus.info
+    progress, info, unit = outcome.progress, corpus.info, UNITS.get(corpus.alphabet.name, "residues")
     sources = ", ".join(Path(s["name"]).name for s in info["sources"][:5])
     if len(info["sources"]) > 5:
         sources += f" and {len(info['sources']) - 5} more"
@@ -178,7 +180,7 @@ def _facts(
         "steps": f"{progress.step:,} of {training.steps:,}"
         + (f" (stopped by {outcome.stopped})" if outcome.stopped else ""),
         "training data": f"{info['splits']['train']['sequences']:,} sequences, "
-        f"{info['splits']['train']['residues']:,} residues, from {sources}",
+        f"{info['splits']['train']['residues']:,} {unit}, from {sources}",
         overlap.DIGEST: corpus.digest,
         "tokens read": f"{progress.tokens:,}",
         "training FLOPs": f"{progress.flops:.3g} (forward and backward, all modules)",
@@ -187,7 +189,7 @@ def _facts(
     }
     if outcome.valid:
         entropy = corpus.unigram_entropy("valid")
-        facts["unigram entropy of the held-out set"] = f"{entropy:.4f} nats per residue"
+        facts["unigram entropy of the held-out set"] = f"{entropy:.4f} nats per {unit[:-1]}"
         for name, value in outcome.valid.items():
             if name not in ("step", "split"):
                 facts[f"held out, step {outcome.valid['step']:,}: {name}"] = f"{value:.4f}"
@@ -199,12 +201,6 @@ def _report(folder: Path, corpus: Corpus, bundle: Bundle, device: torch.device) 
     held_out = corpus.split("valid")
     count = min(len(held_out), _MAP_SEQUENCES)
     sequences = [held_out[i] for i in np.linspace(0, len(held_out) - 1, count).astype(int)] if count else []
-    alphabet = corpus.alphabet
-    hydrophobic = [alphabet.id(letter) for letter in "AILMFVWC"]
-    colours = {
-        "length in residues": np.array([len(s) for s in sequences]),
-        "share of hydrophobic residues (AILMFVWC)": np.array([np.isin(s, hydrophobic).mean() for s in sequences]),
-    }
     crop = bundle.crop or 1022
     embedded = Embedder(bundle, long="window", max_length=max(crop, 2), device=device).embed(sequences)
     write_report(
@@ -214,5 +210,6 @@ def _report(folder: Path, corpus: Corpus, bundle: Bundle, device: torch.device) 
         metrics=read_metrics(folder / "metrics.jsonl"),
         unigram_entropy=corpus.unigram_entropy("valid") if count else None,
         embeddings=np.stack(embedded) if count else None,
-        colours=colours if count else None,
+        colours=drawing.colours(corpus.alphabet, sequences) if count else None,
+        gallery=drawing.gallery(corpus.alphabet, sequences),
     )

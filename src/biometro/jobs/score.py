@@ -16,9 +16,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from biometro.alphabet import Reading
+from biometro.alphabet.kinds import kind_of
 from biometro.data.intake import Account
 from biometro.data.rows import check_no_input, check_page, check_table, table_writer
-from biometro.data.variants import Variant, VariantOptions, read_variants, read_wildtype
+from biometro.data.variants import Variant, VariantOptions, read_variants
+from biometro.data.wildtype import read_wildtype
 from biometro.device import pick_device
 from biometro.errors import UserError
 from biometro.evaluation.variant_report import Scored, write_variant_report
@@ -46,7 +49,7 @@ def score(
     device: str = "auto",
     batch_tokens: int | None = None,
 ) -> Scored:
-    """Say how fit variants of a protein are, from what a language model holds for likely; higher is fitter.
+    """Say how fit variants of a protein or receptor are, from what a language model holds for likely; higher is fitter.
 
     Methods: wildtype, masked and mutant marginals, pll (pseudo-log-likelihood), pll_fast (the same from one pass), clm
     and rtd (METRO models only), average (of the ranks of the others). inference/variants.py has each one's formula and
@@ -54,7 +57,8 @@ def score(
 
     Args:
         model: model folder of biometro, Hugging Face folder of ESM-2, or fair-esm checkpoint (.pt).
-        wildtype: letters, or a FASTA file of one record.
+        wildtype: letters, or a FASTA file of one record. Of an antibody or T-cell receptor with its marks (heavy|light,
+            alpha|beta:peptide@MHC), which count as positions and never change.
         data: variants: texts such as A24G, A24G:K30R, p.Ala24Gly or p.Ala24_Lys30del; files of these (one a line, or
             tables such as ProteinGym's), FASTA files of sequences; or singles, all variants of one substitution.
         out: table to write: .csv, .tsv or .parquet. From Python it may be left out; the scores are returned.
@@ -85,14 +89,6 @@ def score(
         check_no_input(output, [wildtype, *([data] if isinstance(data, str) else data)])
     if check < 0:
         raise UserError(f"check is {check}; it must be at least 0")
-    name, letters = read_wildtype(wildtype)
-    options, account = _with_measured(variants, measured), Account()
-    found = read_variants(data, letters, options, account)
-    bare = next((variant for variant in found if len(variant.fields) < len(options.fields)), None)
-    if bare is not None:
-        raise UserError(
-            f"{bare.name}: no column {', '.join(options.fields)} beside it; only rows of a table have cells"
-        )
     console = Console(stderr=True, quiet=path is None and page is None)
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console, transient=True
@@ -101,6 +97,14 @@ def score(
         load(model), device=pick_device(device), precision=precision, batch_tokens=batch_tokens, part=part,
         max_length=max_length if long == "window" else None, say=lambda n: bar.advance(bar.tasks[-1].id, n),
     )  # fmt: skip
+    name, letters = read_wildtype(wildtype, Reading(kind_of(likelihood.alphabet, None, model)))
+    options, account = _with_measured(variants, measured), Account()
+    found = read_variants(data, letters, options, account)
+    bare = next((variant for variant in found if len(variant.fields) < len(options.fields)), None)
+    if bare is not None:
+        raise UserError(
+            f"{bare.name}: no column {', '.join(options.fields)} beside it; only rows of a table have cells"
+        )
     found = _of_one_type(found, len(options.fields))
     scorer = Scorer(likelihood, letters)
     scored = Scored(name, letters, likelihood.letters, options.first, found, options.fields, out=path)
