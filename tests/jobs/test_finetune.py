@@ -232,7 +232,7 @@ def test_a_fit_that_is_stopped_goes_on(fasta: Path, base: Path, tmp_path: Path) 
     while status == 75:
         starts += 1
         status = cli.main(options(fasta, base, tmp_path / "cut", *more, "--training.max_minutes=0.004"))
-        assert starts < 60
+        assert starts < 200  # on a busy machine each makes one step
     assert status == 0 and starts > 1
     cut, whole = (
         results_of(tmp_path / name)["splits"]["random"]["methods"]["full"]["runs"][0] for name in ("cut", "whole")

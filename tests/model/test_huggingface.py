@@ -181,15 +181,18 @@ def test_pooling(folders: dict[str, Path], name: str) -> None:
             biometro.embed(str(folders[name]), PROTEINS, pooling="cls")
 
 
-def test_text_models(folders: dict[str, Path]) -> None:
+def test_text_models(folders: dict[str, Path], tmp_path: Path) -> None:
     bundle = biometro.load(folders["chemberta"])
     tokens = [bundle.alphabet.encode(text) for text in SMILES]
     assert max(t.max() for t in tokens) > 255
     for text, vector in zip(SMILES, Embedder(bundle).embed(tokens), strict=True):
         hidden = plain_hidden(folders["chemberta"], "chemberta", text).numpy()
         np.testing.assert_allclose(vector, hidden[1:-1].mean(0), atol=1e-5)
-    with pytest.raises(UserError, match="reads text, not residues"):
-        biometro.embed(str(folders["chemberta"]), ["MKT"])
+    (tmp_path / "x.csv").write_text("sequence\nOCC\n" + "\n".join(SMILES) + "\n")
+    found = biometro.embed(str(folders["chemberta"]), str(tmp_path / "x.csv"), kind="molecule")
+    ethanol = Embedder(bundle).embed([bundle.alphabet.encode("CCO")])[0]  # as RDKit writes it
+    np.testing.assert_allclose(found.vectors[0], ethanol, atol=1e-5)
+    assert len(found.vectors) == 1 + len(SMILES)
     with pytest.raises(UserError, match="not single letters"):
         Embedder(bundle, pooling="residues")
 
