@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from biometro.alphabet import Reading
 from biometro.data import fasta
+from biometro.data.intake import Account, clean
+from biometro.data.sources import ReadOptions, expand
 from biometro.errors import UserError
 
-LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz*-. \t\r\n"
+LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz*-.|:@ \t\r\n"
 Outcome = tuple[list[tuple[str, bytes, int]], str | None]
 
 
@@ -100,3 +104,14 @@ def test_a_file_without_newlines_is_refused_before_it_fills_the_memory() -> None
 
     with pytest.raises(UserError, match="line 1: lines end in CR alone"):
         list(fasta.cut(Endless(), "x", 4096))  # type: ignore[arg-type]
+
+
+def test_marks_between_chains_are_for_the_kind_to_take_or_refuse(tmp_path: Path) -> None:
+    path = tmp_path / "a.fasta"
+    path.write_text(">a\nCAVF|CAS\nSF:GIL\n")
+    sources = expand(str(path))
+    found = list(clean(sources, ReadOptions(), Reading("tcr"), Account()))
+    assert [letters for _, letters in found] == [b"CAVF|CASSF:GIL"]
+    for kind, words in (("protein", r"'\|' at position 5 .*kind: antibody or tcr"), ("antibody", "':' .*out of place")):
+        with pytest.raises(UserError, match=f"a.fasta, line 1.*{words}"):
+            list(clean(sources, ReadOptions(), Reading(kind), Account()))  # type: ignore[arg-type]

@@ -503,7 +503,8 @@ def a_model_of(alphabet: Alphabet) -> Callable[[Path], None]:
 
     def build(folder: Path) -> None:
         torch.manual_seed(0)
-        config = EncoderConfig(width=16, depth=1, head_size=8, ffn_width=16, vocab_size=alphabet.size)
+        config = EncoderConfig(width=16, depth=1, head_size=8, ffn_width=16, vocab_size=alphabet.size,
+                               mask_token=alphabet.id(alphabet.mask))  # fmt: skip
         Bundle(alphabet, {"encoder": Encoder(config)}, {"seed": 0}, {"steps": "10"}, 254).save(folder)
         saved = json.loads((folder / "config.json").read_text())
         del saved["alphabet"]["fingerprint"]
@@ -512,14 +513,21 @@ def a_model_of(alphabet: Alphabet) -> Callable[[Path], None]:
     return build
 
 
-def use_model_of(*sequences: str) -> Callable[[Path], None]:
-    return lambda path: (biometro.embed(str(path), list(sequences)), biometro.load(path).card())[0] and None
+def use_model_of(name: str, data: bytes) -> Callable[[Path], None]:
+    """Embed a file and write the card."""
+
+    def run(path: Path) -> None:
+        (path.parent / name).write_bytes(data)
+        biometro.embed(str(path), str(path.parent / name))
+        biometro.load(path).card()
+
+    return run
 
 
 folder_reader("molecules", build=a_corpus_of_molecules, files=["corpus.json"], run=use_corpus_of_molecules)
 folder_reader("molecule model", build=a_model_of(MoleculeAlphabet.of(["[C]", "[O]", "[=O]"], "selfies")),
-              files=["config.json"], run=use_model_of("CCO", "CC=O"), seal=reseal_model)  # fmt: skip
+              files=["config.json"], run=use_model_of("in.smi", b"CCO\nCC=O\n"), seal=reseal_model)  # fmt: skip
 folder_reader("smiles model", build=a_model_of(MoleculeAlphabet.of(["C", "O", "=", "(", ")"], "smiles")),
-              files=["config.json"], run=use_model_of("CCO", "CC(=O)C"), seal=reseal_model)  # fmt: skip
-folder_reader("tcr model", build=a_model_of(TCR), files=["config.json"], run=use_model_of("CAVF|CASSF:GIL", "CASSF"),
-              seal=reseal_model)  # fmt: skip
+              files=["config.json"], run=use_model_of("in.smi", b"CCO\nCC(=O)C\n"), seal=reseal_model)  # fmt: skip
+folder_reader("tcr model", build=a_model_of(TCR), files=["config.json"],
+              run=use_model_of("in.fasta", b">a\nCAVF|CASSF:GIL\n>b\nCASSF\n"), seal=reseal_model)  # fmt: skip

@@ -17,7 +17,8 @@ from biometro.errors import UserError
 
 PIECE_BYTES = 1 << 20
 
-_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz*-. \t\r\n"
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz*-.|:@ \t\r\n"
+"""Of a file; whether marks between chains may stand in a sequence, its kind says."""
 _MARK = b"\xef\xbb\xbf"  # a byte-order mark before the first header
 _SHOWN = 40  # characters of a line that is no header
 

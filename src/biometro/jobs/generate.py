@@ -145,17 +145,17 @@ def generate(
                 likelihood, model, wildtype, count, mutations, identity, sampling, _list(known), page, seed, say
             )
         else:
-            kind = kind_of(likelihood.alphabet, None, model)
             if wildtype is None:
                 raise UserError(f"{model}: reads residues, and makes variants of a wild type; give wildtype")
-            name, text = read_wildtype(wildtype, Reading(kind))
+            name, text = read_wildtype(wildtype, Reading(kind := kind_of(likelihood.alphabet, None, model)))
             space = space_of(text.encode(), mutations, identity, fixed, exclude, exclude_at, first)
             rows, found, note = _variants(
                 likelihood, model, name, space, count, sampling, _sequences(_list(known), kind), alignment, page, seed,
                 say,
             )  # fmt: skip
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
     if path is not None:
         _write(path, rows)
         unit = "molecules" if molecules else "variants"
