@@ -299,3 +299,19 @@ def test_a_table_of_labels_needs_identifiers_on_the_other_side(tmp_path: Path) -
         read_labelled(data, LabelConfig(task="regression", file=labels))
     found = read_labelled(data, LabelConfig(task="regression", file=labels), ReadOptions(id_column="name"))
     assert np.asarray(found.truth).tolist() == [[1.0]]
+
+
+def test_groups_come_with_their_labels(tmp_path: Path) -> None:
+    rows = ["s,y,e,side", "MKT,a,flu,u", "MKT,b,cmv,u", "MKT,a,flu,u", "MKA,a,NA,u", "MKC,b, cmv ,u", "MKD,b,,v"]
+    data = write(tmp_path / "x.csv", "\n".join(rows) + "\n")
+    config = LabelConfig(column="y", group="e", min_per_class=1, where={"side": "u"})
+    found = read_labelled(data, config, ReadOptions(column="s"))
+    assert found.letters == [b"MKT", b"MKT", b"MKA", b"MKC"]  # in two groups, and so no conflict
+    assert found.groups == ["flu", "cmv", None, "cmv"]
+    assert found.group_numbers is not None and found.group_numbers.tolist() == [1, 0, -1, 0]
+    assert found.take([3, 0]).groups == ["cmv", "flu"]
+    plain = read_labelled(data, LabelConfig(column="y", min_per_class=1), ReadOptions(column="s"))
+    assert plain.group_numbers is None and plain.take([0]).groups == [] and len(plain) == 3
+    for settings, said in (({"field": 1}, "headers have none"), ({"task": "regression"}, "no figures per group")):
+        with pytest.raises(UserError, match=said):
+            LabelConfig(group="e", **settings)  # type: ignore[arg-type]
