@@ -135,6 +135,7 @@ def test_a3m_and_a2m_are_what_biopython_reads(rows: list, tmp_path_factory: pyte
         ("MKT\n", None, "line 1: this is not FASTA"),
         ("#\n>q\nMKT\n\n>b\nMKTA\n", None, "line 5: 4 columns where the first record has 3"),
         (">q\nMKT\n>b\nM.T\n", None, "line 3: 2 columns where the first record has 3"),
+        (">q\nMKT\n>b\nM|T\n", None, "line 4: the character '|' in a sequence"),
         ("#\n>q\nM1T\n", None, "line 3: the character '1' in a sequence"),
         (">q\n---\n>b\nMKT\n", None, "line 1: the query has no letters"),
         (">q\nmkt\n>b\nmkt\n", None, "line 1: the query is in lower case"),

@@ -216,7 +216,7 @@ def _records(source: sources.Source) -> Iterator[_Row]:
                 raise too_long(source.name, skipped + 1)
             skipped += 1
         for first, piece in fasta.cut(handle, source.name):
-            for _, raw, line in fasta.parse(piece, first + skipped, source.name):
+            for _, raw, line in fasta.parse(piece, first + skipped, source.name, fasta.ROW):
                 yield _Row(raw.translate(None, _SPACE), line)
 
 

@@ -17,7 +17,9 @@ from biometro.errors import UserError
 
 PIECE_BYTES = 1 << 20
 
-_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz*-.|:@ \t\r\n"
+ROW = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz*-. \t\r\n"
+"""What may stand in a row of an alignment."""
+_LETTERS = ROW + b"|:@"
 """Of a file; whether marks between chains may stand in a sequence, its kind says."""
 _MARK = b"\xef\xbb\xbf"  # a byte-order mark before the first header
 _SHOWN = 40  # characters of a line that is no header
@@ -85,15 +87,15 @@ def _beginning(handle: IO[bytes], name: str, size: int) -> tuple[int, bytes]:
     return line, held.removeprefix(_MARK)
 
 
-def parse(piece: bytes, line: int, name: str) -> Iterator[tuple[str, bytes, int]]:
+def parse(piece: bytes, line: int, name: str, legal: bytes = _LETTERS) -> Iterator[tuple[str, bytes, int]]:
     """The records of a piece: header without `>`, letters as they stand in the file with white space, its line.
 
-    Raises UserError for a header without a sequence, and for characters that cannot stand in one.
+    Raises UserError for a header without a sequence, and for characters that are not `legal` in one.
     """
     for record in piece[1:].split(b"\n>"):
         header, _, raw = record.partition(b"\n")
-        if raw.translate(None, _LETTERS):
-            raise UserError(_wrong_letter(raw, line + 1, name))
+        if raw.translate(None, legal):
+            raise UserError(_wrong_letter(raw, line + 1, name, legal))
         if b"\r" in header.rstrip():
             raise UserError(cr_alone(name, line))
         if not raw or raw.isspace():
@@ -108,9 +110,9 @@ def parse(piece: bytes, line: int, name: str) -> Iterator[tuple[str, bytes, int]
         line += record.count(b"\n") + 1
 
 
-def _wrong_letter(raw: bytes, line: int, name: str) -> str:
+def _wrong_letter(raw: bytes, line: int, name: str, legal: bytes) -> str:
     for number, text in enumerate(raw.split(b"\n"), line):
-        if bad := text.translate(None, _LETTERS):
+        if bad := text.translate(None, legal):
             what = f"the character {chr(bad[0])!a}" if bad[0] < 128 else f"a non-ASCII byte 0x{bad[0]:02x}"
             return f"{name}, line {number}: {what} in a sequence"
     raise AssertionError("no wrong letter")
