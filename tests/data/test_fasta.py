@@ -13,7 +13,7 @@ from biometro.alphabet import Reading
 from biometro.data import fasta
 from biometro.data.intake import Account, clean
 from biometro.data.sources import ReadOptions, expand
-from biometro.errors import UserError
+from biometro.errors import UserError, one_line
 
 LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz*-.|:@ \t\r\n"
 Outcome = tuple[list[tuple[str, bytes, int]], str | None]
@@ -52,7 +52,7 @@ def line_by_line(data: bytes) -> Outcome:
             lines.append(line)
         elif line.strip():
             shown = line.rstrip(b"\n")[:40].decode("latin-1").strip()
-            return found, (
+            return found, one_line(
                 f"x, line {number}: this is not FASTA: a header starting with '>' was expected, found {shown!a}"
             )
     return found, end() if header else "x, line 1: the file holds no sequence"
