@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from biometro.alphabet import PROTEIN
+from biometro.alphabet import PROTEIN, Reading
 from biometro.data.intake import Account, clean
 from biometro.data.sources import ReadOptions, expand
 
@@ -52,7 +52,12 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 def sample(data: str, count: int, seed: int, max_length: int | None = None) -> list[bytes]:
     """`count` sequences of standard residues, drawn without replacement; their order is random, as of a user's file."""
-    kept = [s for _, s in clean(expand(data), ReadOptions(), "drop_sequence", Account(), max_length=max_length)]
+    kept = [
+        s
+        for _, s in clean(
+            expand(data), ReadOptions(), Reading(residues="drop_sequence"), Account(), max_length=max_length
+        )
+    ]
     return [kept[i] for i in np.random.default_rng(seed).permutation(len(kept))[:count]]
 
 
