@@ -47,6 +47,34 @@ def test_families_are_the_components_of_all_pairs(letters: list[bytes], most: in
     np.testing.assert_array_equal(edits.families(letters, most), mmseqs.by_first_appearance(wanted))
 
 
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_two_are_a_family_just_where_they_are_within_reach(most: int) -> None:
+    """Of two alone nothing else can join them, so that every kind of step has to be found by itself."""
+    random = np.random.default_rng(most)
+    seen = set()
+    for _ in range(1500):
+        first = [list(random.choice(list("ACDEF"), random.integers(1, 8))) for _ in range(2)]
+        second = [list(part) for part in first]
+        steps = []
+        for _ in range(int(random.integers(4))):
+            part, step = second[int(random.integers(2))], str(random.choice(["delete", "insert", "replace"]))
+            place = int(random.integers(len(part) + (step == "insert"))) if part or step == "insert" else None
+            if place is None:
+                continue
+            part[place : place + (step != "insert")] = [] if step == "delete" else [str(random.choice(list("ACDEF")))]
+            steps.append(step)
+        forms = [("|".join("".join(part) for part in parts), "".join(parts[1])) for parts in (first, second)]
+        one, two = (forms[i][int(random.random() < 0.3)].encode() for i in range(2))
+        distance, longest = compared(one, two, 2)
+        related = chains(one) == chains(two) or (longest > 0 and distance <= most)
+        assert (len({*edits.families([one, two], most).tolist()}) == 1) == related, (one, two)
+        if related and distance == len(steps):
+            seen.add("+".join(sorted(steps)))
+    wanted = [{""}, {"delete", "insert", "replace"}, {"delete+insert", "delete+replace", "delete+delete",
+              "insert+replace", "insert+insert", "replace+replace"}]  # fmt: skip
+    assert set().union(*wanted[: most + 1]) <= seen
+
+
 def test_families_of_long_chains_and_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Links are forgotten as components grow; a chain may be longer than a CDR3."""
     random = np.random.default_rng(0)
@@ -111,3 +139,9 @@ def test_a_chain_that_is_not_said_is_a_beta_chain() -> None:
     assert edits.parts(b"CASS") == edits.parts(b"|CASS") == ("", "CASS", "")
     assert edits.parts(b"CAV|:GIL@MHC") == ("CAV", "", "GIL")
     assert edits.families([b"CASSF", b"|CASSF:GIL", b"CAV|CASSL", b"CASSF|", b"CAV|"], 1).tolist() == [0, 0, 0, 1, 0]
+
+
+def test_a_letter_does_not_pass_from_one_chain_to_the_other() -> None:
+    """Without their marks these are one text; as chains they are four edits apart."""
+    assert compared(b"ACD|E", b"A|CDE", 2)[0] == 4
+    assert edits.families([b"ACD|E", b"A|CDE"], 2).tolist() == [0, 1]

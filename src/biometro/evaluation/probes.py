@@ -135,7 +135,8 @@ class ProbeExam:
             if aligned is not None:
                 found["one-hot"] = self._probe(aligned)
         called = {"nearest neighbour": "alignment"} | ({"k-mers": "windows"} if self.task.per_residue else {})
-        for name, make in beside(self.sequences, self.kind, names, self.seed).items():
+        made = beside(self.sequences, self.kind, names, self.seed)
+        for name, make in sorted(made.items(), key=lambda item: "neighbour" in item[0]):  # letters, then neighbours
             found[called.get(name, name)] = self._judged(make)
         return found
 
