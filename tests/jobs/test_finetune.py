@@ -292,7 +292,7 @@ def test_mistakes_are_one_clear_line(
     cases = [
         (["--labels.key=class"], "exclude one another"),
         (["--split.by=homology"], "no family can be held out"),
-        (["--split.by=column"], "split.by: column and split.column go together"),
+        (["--split.by=column"], "split.by: column (or group) and split.column go together"),
         (["--training.metric=f1"], "has no figure 'f1'"),
         (["--split.test=0.9"], "shares above 0, together below 1"),
         (["--training.batch_tokens=50", "--depth=full"], "batch_tokens is 50, too small for sequences"),

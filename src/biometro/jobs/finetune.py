@@ -127,6 +127,7 @@ def finetune(
         _check_options(depths, seeds, coverage, max_length, baselines, world.size)
         metric = training.metric or metrics.SELECT[labels.task]
         metrics.check_metric(labels.task, metric, grouped=labels.group is not None)
+        weights = fingerprint(model)
         base = merged(load(model))  # an adapter becomes part of the encoder that is fitted
         reading = Reading(kind_of(base.alphabet, kind, model), residues, molecules)
         options = ReadOptions(format, column, id_column, split.column, kind=reading.kind, region=region)
@@ -142,7 +143,6 @@ def finetune(
             "seeds": seeds, "seed": seed, "device": device, "report": report,
         }  # fmt: skip
         folder = Path(run)
-        weights = fingerprint(model)
         _check_reads(base, head, labelled.task, model)
         with ExitStack() as held:
             digest = hashlib.sha256(f"{weights} {_digest(labelled)}".encode()).hexdigest()
