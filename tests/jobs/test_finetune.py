@@ -298,7 +298,7 @@ def test_mistakes_are_one_clear_line(
         (["--training.batch_tokens=50", "--depth=full"], "batch_tokens is 50, too small for sequences"),
         (["--training.balance=sampling", "--labels.task=multilabel", "--depth=full"], "is for classification"),
         (["--training.frozen_layers=9", "--depth=full"], "can be frozen"),
-        (["--kind=text", "--split.by=homology"], "aligns proteins"),
+        (["--kind=text", "--split.by=homology"], "homology is for proteins and antibodies"),
         (["--seeds=0"], "seeds must be at least 1"),
     ]
     for number, (more, message) in enumerate(cases):
