@@ -18,7 +18,7 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from biometro import cli
-from biometro.alphabet import Reading
+from biometro.alphabet import MoleculePolicy, Reading
 from biometro.data import bounds, fasta, molfiles
 from biometro.data.corpus import Corpus
 from biometro.data.intake import Account, clean
@@ -190,6 +190,9 @@ def test_blocks_that_rdkit_cannot_read_are_counted(tmp_path: Path) -> None:
     line = blocks[0].count("\n") + 2
     assert account.examples[molfiles.UNREADABLE][0] == f"{path}, line {line} (m1)"
     assert [smiles for smiles in by_rdkit(path) if smiles] == ["CCO", "CCC"]
+    strict = Reading("molecule", molecules=MoleculePolicy(invalid="fail"))
+    with pytest.raises(UserError, match=f"line {line}: {molfiles.UNREADABLE}"):
+        list(clean(expand(str(path)), ReadOptions(kind="molecule"), strict, Account()))
 
 
 def test_an_sdf_file_is_a_table(tmp_path: Path) -> None:

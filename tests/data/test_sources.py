@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from biometro.alphabet import SequenceKind
 from biometro.data.sources import ReadOptions, Record, Source, expand, read
 from biometro.errors import UserError
 
@@ -158,6 +159,31 @@ def test_patterns_lists_and_plain_sequences(tmp_path: Path) -> None:
     assert [Path(s.name).name for s in expand(str(tmp_path / "*.fa"))] == ["a.fa", "b.fa"]
     found = [r for s in expand(["MKTA", str(tmp_path / "a.fa")]) for r in read(s)]
     assert letters(found) == [("", b"MKTA"), *EXPECTED]
+
+
+@pytest.mark.parametrize(
+    ("kind", "letters"),
+    [
+        ("molecule", "CC(=O)Oc1ccccc1C(=O)O"),
+        ("molecule", "C/C=C/C"),
+        ("antibody", "EVQLVES|DIQMTQS"),
+        ("tcr", "|CASSF@GIL"),
+    ],
+)
+def test_a_name_written_as_its_kind_writes_sequences_is_one(kind: SequenceKind, letters: str) -> None:
+    options = ReadOptions(kind=kind)
+    assert [r.raw for s in expand(letters, options) for r in read(s, options)] == [letters.encode()]
+    with pytest.raises(UserError):
+        expand(letters)
+
+
+def test_a_file_goes_before_a_molecule_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("CCO").write_text("CCN ethylamine\n")
+    options = ReadOptions(kind="molecule", format="smi")
+    assert [(r.id, r.raw) for s in expand("CCO", options) for r in read(s, options)] == [("ethylamine", b"CCN")]
+    with pytest.raises(UserError, match="no such file"):
+        expand("molecules.smi", options)
 
 
 def test_counts_and_digest_are_of_the_file_as_it_lies(tmp_path: Path) -> None:

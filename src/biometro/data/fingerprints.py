@@ -58,8 +58,16 @@ def fingerprints(letters: Sequence[bytes]) -> np.ndarray:
     return found
 
 
-def nearest(queries: Sequence[bytes], references: Sequence[bytes], tanimoto: float) -> Nearest:
-    """Of each query the most similar reference, of equal ones the first; related: from `tanimoto` on."""
+def tanimoto(queries: Sequence[bytes], references: Sequence[bytes]) -> np.ndarray:
+    """(Q, R) float64: similarity of each query to each reference, all at once; 0 to what is no molecule."""
+    found = np.zeros((len(queries), len(references)))
+    for rows, columns, similarity_QR in _similarities(fingerprints(queries), fingerprints(references)):
+        found[rows, columns] = similarity_QR
+    return found
+
+
+def nearest(queries: Sequence[bytes], references: Sequence[bytes], least: float) -> Nearest:
+    """Of each query the most similar reference, of equal ones the first; related: from `least` on."""
     found = Nearest.none(len(queries))
     best = np.zeros(len(queries))
     for rows, columns, similarity_QR in _similarities(fingerprints(queries), fingerprints(references)):
@@ -69,7 +77,7 @@ def nearest(queries: Sequence[bytes], references: Sequence[bytes], tanimoto: flo
         best[rows] = np.where(nearer, value, best[rows])
         found.place[rows] = np.where(nearer, place + columns.start, found.place[rows])
     found.similarity[:] = best
-    found.related[:] = (best >= tanimoto) & (best > 0)
+    found.related[:] = (best >= least) & (best > 0)
     return found
 
 

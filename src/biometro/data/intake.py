@@ -121,6 +121,8 @@ def clean_records(
     for record in records:
         account.read += 1
         if record.skip:
+            if not plain and reading.molecules.invalid == "fail":
+                raise UserError(f"{record.where}: {record.skip}")
             account.drop(record.skip, record)
             continue
         try:

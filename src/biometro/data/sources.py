@@ -14,6 +14,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,7 @@ from typing import IO, cast
 import fsspec
 import pyarrow as pa
 
+from biometro.alphabet import SequenceKind, molecule
 from biometro.data import (
     catalogue,
     example_molecules,
@@ -64,7 +66,8 @@ _HEAD_BYTES = 1 << 16  # of a .txt file are looked at
 def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> list[Source]:
     """Paths, globs, URLs, plain sequences, names of examples and of the catalogue -> sources, in order (globs sorted).
 
-    A name that is no file and consists of capital letters only is a sequence itself.
+    A name that is no file is a sequence itself if it consists of capital letters only, or is written as a sequence of
+    `options.kind` is: chains with marks between them, a SMILES.
 
     Raises UserError for a name that stands for nothing or whose format cannot be told.
     """
@@ -83,13 +86,20 @@ def expand(data: str | Sequence[str], options: ReadOptions = ReadOptions()) -> l
             format_ = entry.format if options.format == "auto" else options.format
             sources += expand(url, replace(options, format=cast(Format, format_)))
             continue
-        letters_only = name.isascii() and name.isalpha() and name.isupper()
-        if letters_only and not os.path.exists(name):  # noqa: PTH110 (Path.exists raises on a long name)
+        if not os.path.exists(name) and _is_sequence(name, options.kind):  # noqa: PTH110 (Path.exists raises on a long name)
             sources.append(Source(name, "text"))
             continue
         for path in paths(name):
             sources.append(Source(path, _format_of(path, options)))
     return sources
+
+
+def _is_sequence(name: str, kind: SequenceKind) -> bool:
+    if name.isascii() and name.isalpha() and name.isupper():
+        return True
+    if kind in ("antibody", "tcr"):
+        return re.fullmatch(r"[A-Z|:@]*[A-Z][A-Z|:@]*", name) is not None
+    return kind == "molecule" and not re.search(r"\s", name) and molecule.parse(name) is not None
 
 
 def paths(name: str) -> list[str]:

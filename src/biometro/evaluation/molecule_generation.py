@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from biometro.alphabet.molecule import MoleculeAlphabet, chem, parse
+from biometro.data import fingerprints
 from biometro.data.corpus import Corpus
 from biometro.evaluation import overlap
 from biometro.evaluation.generation import CONTROL_STREAM, FEWEST
@@ -141,21 +142,9 @@ def novelty(distinct: Sequence[str], known: Sequence[str], corpus: Corpus | None
     return len(new) / len(distinct) if distinct else math.nan
 
 
-def fingerprints(smiles: Sequence[str]) -> list[Any]:
-    """ECFP4 of each (Morgan, radius 2, 2,048 bits; Rogers & Hahn 2010, doi:10.1021/ci100050t)."""
-    chem()
-    from rdkit.Chem import rdFingerprintGenerator
-
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
-    return [generator.GetFingerprint(parse(text)) for text in smiles]
-
-
 def similarities(start: str, smiles: Sequence[str]) -> np.ndarray:
     """(M,) float64 Tanimoto similarities of ECFP4 to the start."""
-    from rdkit import DataStructs
-
-    own, *others = fingerprints([start, *smiles])
-    return np.array(DataStructs.BulkTanimotoSimilarity(own, others))
+    return fingerprints.tanimoto([start.encode()], [text.encode() for text in smiles])[0]
 
 
 def diversity(smiles: Sequence[str]) -> float:
@@ -163,10 +152,7 @@ def diversity(smiles: Sequence[str]) -> float:
 
     The internal diversity of Benhenda 2017 (arXiv 1708.08227), without pairs of a molecule and itself.
     """
-    from rdkit import DataStructs
-
-    bits = fingerprints(smiles[:MOST_COMPARED])
-    if len(bits) < 2:
+    letters = [text.encode() for text in smiles[:MOST_COMPARED]]
+    if len(letters) < 2:
         return math.nan
-    total = sum(sum(DataStructs.BulkTanimotoSimilarity(one, bits[:n])) for n, one in enumerate(bits))
-    return 1 - float(total) / (len(bits) * (len(bits) - 1) / 2)
+    return 1 - float(fingerprints.tanimoto(letters, letters)[np.tril_indices(len(letters), -1)].mean())

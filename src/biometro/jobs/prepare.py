@@ -35,7 +35,7 @@ class VocabularyConfig:
 
     Args:
         notation: selfies, or smiles (atoms, bonds, ring bonds and branches).
-        least: a symbol that fewer molecules have is left out of the vocabulary.
+        least: a symbol that fewer molecules (with `forms`, SMILES) have is left out of the vocabulary.
         most: symbols; of more, the commonest are taken in.
         like: corpus whose vocabulary is taken instead of learning one.
     """
