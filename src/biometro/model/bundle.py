@@ -43,6 +43,7 @@ from biometro.model.heads import (
     VocabularyHeadConfig,
 )
 from biometro.model.huggingface import HuggingFaceEncoder
+from biometro.model.pairing import PairHead, PairHeadConfig, Projection, ProjectionConfig
 from biometro.model.weights import (
     assign,
     check_shapes,
@@ -54,6 +55,8 @@ from biometro.model.weights import (
 from biometro.untrusted import inside, read_json, read_yaml
 
 FORMAT = 1
+TOWERS = "towers"
+"""The kind, in config.json, of a folder of several bundles (`model/towers.py`)."""
 _MOST_MODULES = 16
 BUILDERS: dict[str, tuple[type, type]] = {
     "Encoder": (Encoder, EncoderConfig),
@@ -61,6 +64,8 @@ BUILDERS: dict[str, tuple[type, type]] = {
     "TokenHead": (TokenHead, TokenHeadConfig),
     "ContactWeights": (ContactWeights, ContactWeightsConfig),
     "LabelHead": (LabelHead, LabelHeadConfig),
+    "Projection": (Projection, ProjectionConfig),
+    "PairHead": (PairHead, PairHeadConfig),
 }
 
 
@@ -77,7 +82,8 @@ class Bundle:
     """A model and what must be known to use it.
 
     `modules` by role: `encoder` (the model that is kept) and `vocabulary` (its head over tokens); with METRO also
-    `rtd`, `auxiliary` and `auxiliary_vocabulary`. `facts` (data, FLOPs, results) make the model card.
+    `rtd`, `auxiliary` and `auxiliary_vocabulary`; a tower has a `projection`. `facts` (data, FLOPs, results) make the
+    model card.
     """
 
     alphabet: Alphabet | TokenizerAlphabet

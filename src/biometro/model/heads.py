@@ -205,15 +205,10 @@ class LabelHead(nn.Module):
             return h_RD
         owners_R, count = packed.owners[inside_T], len(packed)
         if self.attention is None:
-            weight_R = torch.ones(len(h_RD), device=h_RD.device, dtype=h_RD.dtype)
-        else:
-            score_R = self.attention((h_RD - self.mean) / self.std).float().squeeze(-1)
-            top_B = torch.full((count,), -torch.inf, device=h_RD.device).scatter_reduce(0, owners_R, score_R, "amax")
-            weight_R = (score_R - top_B[owners_R].detach()).exp()
-        total_B = torch.zeros(count, device=h_RD.device, dtype=weight_R.dtype).index_add(0, owners_R, weight_R)
-        sums_BD = torch.zeros(count, h_RD.shape[1], device=h_RD.device, dtype=h_RD.dtype)
-        share_R = (weight_R / total_B[owners_R]).to(h_RD.dtype)
-        return sums_BD.index_add(0, owners_R, h_RD * share_R[:, None])
+            return mean_of_residues(h_TD, packed, margins)
+        score_R = self.attention((h_RD - self.mean) / self.std).float().squeeze(-1)
+        top_B = torch.full((count,), -torch.inf, device=h_RD.device).scatter_reduce(0, owners_R, score_R, "amax")
+        return _weighted_mean(h_RD, (score_R - top_B[owners_R].detach()).exp(), owners_R, count)
 
     def flops(self, tokens: int) -> float:
         """Floating-point operations of one forward pass over `tokens` vectors, at most."""
@@ -225,3 +220,19 @@ def residues(packed: Packed, margins: tuple[int, int]) -> Tensor:
     places_T = packed.positions
     lengths_T = packed.lengths.long().repeat_interleave(packed.lengths, output_size=places_T.numel())
     return (places_T >= margins[0]) & (places_T < lengths_T - margins[1])
+
+
+def mean_of_residues(h_TD: Tensor, packed: Packed, margins: tuple[int, int]) -> Tensor:
+    """(B, D), each sequence's mean over tokens that are no start or end."""
+    inside_T = residues(packed, margins)
+    h_RD = h_TD[inside_T]
+    ones_R = torch.ones(len(h_RD), device=h_RD.device, dtype=h_RD.dtype)
+    return _weighted_mean(h_RD, ones_R, packed.owners[inside_T], len(packed))
+
+
+def _weighted_mean(h_RD: Tensor, weight_R: Tensor, owners_R: Tensor, count: int) -> Tensor:
+    """(count, D) means of each owner's rows."""
+    total_B = torch.zeros(count, device=h_RD.device, dtype=weight_R.dtype).index_add(0, owners_R, weight_R)
+    sums_BD = torch.zeros(count, h_RD.shape[1], device=h_RD.device, dtype=h_RD.dtype)
+    share_R = (weight_R / total_B[owners_R]).to(h_RD.dtype)
+    return sums_BD.index_add(0, owners_R, h_RD * share_R[:, None])

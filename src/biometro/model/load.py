@@ -12,7 +12,7 @@ from typing import Any
 from biometro.errors import UserError
 from biometro.files import sha256_of
 from biometro.model import adapters, esm2, huggingface
-from biometro.model.bundle import BaseModel, Bundle, base_of, from_folder
+from biometro.model.bundle import TOWERS, BaseModel, Bundle, base_of, from_folder
 from biometro.untrusted import inside, read_json
 
 
@@ -35,6 +35,9 @@ def load(model: str | Path, base: str | Path | None = None) -> Bundle:
         encoder, alphabet = huggingface.read(path, config)
         return Bundle(alphabet, {"encoder": encoder}, facts={"source": f"Hugging Face folder {path.name}"}).eval()
     named = base_of(path, config)
+    if config.get("kind") == TOWERS:
+        inner = " or ".join(str(path / name) for name in config.get("towers", ()))
+        raise UserError(f"{path} holds towers, a model of pairs; name one of them: {inner}")
     if named is None:
         return from_folder(path, config).eval()
     return from_folder(path, config, merged(load(_find_base(path, named, base)))).eval()
