@@ -1,5 +1,6 @@
 """Where the program starts, before its libraries are loaded: a stop during those seconds is one line as well."""
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -8,8 +9,10 @@ from biometro.training.signals import remember, remembering
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    print(f"biometro: stopped by {signal.Signals(number).name}; start the same command again", file=sys.stderr)
-    raise SystemExit(75)
+    print(
+        f"biometro: stopped by {signal.Signals(number).name}; start the same command again", file=sys.stderr, flush=True
+    )
+    os._exit(75)  # an exception is lost where Python runs a callback of its own, as it does while it imports
 
 
 def run() -> int:

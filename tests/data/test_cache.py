@@ -174,6 +174,7 @@ def test_only_what_is_needed_is_fetched(corpus: Corpus, server: Server, tmp_path
 
 @settings(max_examples=10)
 @given(st.integers(0, 100), st.integers(20, 400), st.integers(1, 50))
+@pytest.mark.long
 def test_the_number_of_shards_does_not_change_the_set(
     tmp_path_factory: pytest.TempPathFactory, seed: int, shard_residues: int, crop: int
 ) -> None:

@@ -187,6 +187,7 @@ def test_the_first_error_in_order_wins() -> None:
         list(processes.run([1, "full"]))
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     data = write_input(tmp_path / "in")
     limited = (

@@ -36,7 +36,7 @@ def test_every_kind_but_text_has_a_measure() -> None:
     assert said == [("within 2 edits of its chains", None), ("from 0.55 Tanimoto similarity", 0.55)]
 
 
-@pytest.mark.parametrize("kind", ["tcr", "molecule", "antibody"])
+@pytest.mark.parametrize("kind", ["tcr", "molecule", pytest.param("antibody", marks=pytest.mark.long)])
 def test_relatives_stand_together_and_find_one_another(kind: Any, antibodies: list[bytes]) -> None:
     letters, likeness, config = (
         LETTERS.get(kind, antibodies),
@@ -62,6 +62,7 @@ def test_relatives_stand_together_and_find_one_another(kind: Any, antibodies: li
     assert hits.query.tolist() == [0, 0, 1, 1] and hits.similarity[::2].tolist() == [1, 1]
 
 
+@pytest.mark.long
 def test_places_in_antibodies_are_those_of_their_letters(antibodies: list[bytes]) -> None:
     likeness = likeness_of("antibody")
     assert likeness is not None

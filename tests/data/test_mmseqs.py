@@ -209,6 +209,7 @@ def test_relatives_are_the_components_of_all_hits(
     assert mmseqs.relatives([sequences[i] for i in order], identity, coverage).tolist() == expected
 
 
+@pytest.mark.long
 def test_a_family_larger_than_the_usual_limit_of_hits_stays_whole() -> None:
     random = np.random.default_rng(10)
     ancestor = random_sequence(random, 120)

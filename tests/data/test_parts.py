@@ -72,6 +72,7 @@ def test_one_file_is_shared_by_more_machines_than_files(tmp_path: Path) -> None:
     assert content(tmp_path / "one") == content(tmp_path / "c")
 
 
+@pytest.mark.long
 def test_machines_at_the_same_time(tmp_path: Path) -> None:
     data = write_input(tmp_path / "in")
     prepare(data, str(tmp_path / "one"), valid=0.2)

@@ -80,6 +80,7 @@ def test_a_column_says_the_sides(monkeypatch: pytest.MonkeyPatch) -> None:
         sides.divide(data, "column", SplitConfig(by="column", column="x", test_is=["never"], identity=0), 0)
 
 
+@pytest.mark.long
 def test_the_leak_of_a_split_that_is_given_is_measured() -> None:
     data = labelled([["train", "valid", "test"][i // 20] for i in range(60)])
     found = sides.divide(data, "column", SplitConfig(by="column", column="x"), 0)

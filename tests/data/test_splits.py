@@ -141,6 +141,7 @@ def leak(held_out: list[bytes], reference: list[bytes], identity: float, coverag
     return splits.leak(likeness, held_out, reference, SplitConfig(identity=identity, coverage=coverage))
 
 
+@pytest.mark.long
 def test_homology_split_leaves_no_relatives_across(labelled: tuple[list[bytes], np.ndarray, np.ndarray]) -> None:
     sequences, _, labels = labelled
     sides, families = splits.homology_split(sequences, labels, identity=0.4, coverage=0.8, shares=(0.15, 0.15), seed=0)

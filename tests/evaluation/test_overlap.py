@@ -54,6 +54,7 @@ def test_sequences_are_compared_as_the_corpus_holds_them(small: tuple[Path, list
         assert overlap.exact([b"MKUTAYIAKQRBZ"], corpus) == 1
 
 
+@pytest.mark.long
 def test_relatives_are_counted_too(small: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = Corpus.open(small[0])
     side = corpus.split("train")

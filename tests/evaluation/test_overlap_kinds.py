@@ -37,8 +37,13 @@ def alkyls(count: int, seed: int) -> list[str]:
     return list(found)
 
 
-@pytest.mark.parametrize("notation", ["selfies", "smiles"])
-@pytest.mark.parametrize("unknown", ["drop", "unk"])
+@pytest.mark.parametrize(
+    ("unknown", "notation"),
+    [
+        ("unk", "selfies"), *(pytest.param(*each, marks=pytest.mark.long) for each in
+                              (("drop", "selfies"), ("drop", "smiles"), ("unk", "smiles"))),
+    ],
+)  # fmt: skip
 def test_molecules_are_looked_up_as_the_corpus_holds_them(tmp_path: Path, notation: str, unknown: str) -> None:
     rows = alkyls(240, 0)
     corpus = prepared(

@@ -20,6 +20,12 @@ def ground() -> Iterator[Ground]:
 
 
 LONG = {
+    "a URL that stalls",
+    "a worker of prepare is killed",
+    "checkpoint bytes flipped",
+    "disk full during a checkpoint",
+    "disk full during a corpus build",
+    "the clock moves by days, both ways",
     "a rank that stands still",
     "kill -9 of a rank on one of two nodes",
     "kill -9 of a rank, restarted by torchrun",

@@ -60,7 +60,7 @@ def test_what_was_found_stays_mended(name: str, case: Path, worker: Worker) -> N
     assert worker.check(name, case.read_bytes()) is None
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_reports_crashes_hangs_and_memory() -> None:
     """The judge itself: readers that do what none may."""
     with Worker() as worker:

@@ -91,7 +91,7 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
     ("suffix", "options"),
     [
         (".parquet", {"pooling": "mean", "residues": "keep_as_x"}),
-        (".npz", {"pooling": "residues", "long": "window", "max_length": 64}),
+        pytest.param(".npz", {"pooling": "residues", "long": "window", "max_length": 64}, marks=pytest.mark.long),
     ],
 )
 def test_two_workers_give_the_bytes_of_one_process(
@@ -130,6 +130,7 @@ def test_parts_are_taken_up_by_whoever_goes_on(
     assert vectors.read(out).ids == [f"s{i}" for i in range(125)]
 
 
+@pytest.mark.long
 def test_killed_workers_are_replaced(
     connection: None, small_chunks: None, model: str, fasta: Path, tmp_path: Path
 ) -> None:

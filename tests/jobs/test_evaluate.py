@@ -136,6 +136,7 @@ def test_a_second_run_computes_nothing_and_a_new_model_only_its_own(
     assert other.computed == 2  # baselines and score; what the model is depends on no seed
 
 
+@pytest.mark.long
 def test_two_models_of_one_name_are_told_apart_by_path(models: list[Path], tmp_path: Path) -> None:
     twin = tmp_path / "esm2"
     shutil.copytree(models[0], twin)
@@ -180,6 +181,7 @@ def own(folder: Path, name: str, **said: Any) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_every_kind_of_probe(data: Path, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(probes.RESIDUES, "train", 900)  # fewer than there are, so that they are drawn
     monkeypatch.setitem(probes.SEQUENCES, "train", 20)
@@ -295,6 +297,7 @@ def test_a_model_with_few_positions_is_read_in_windows_of_as_many(data: Path, tm
     np.testing.assert_allclose(vector, expected.embed([bundle.alphabet.encode(letters)])[0], atol=1e-6)
 
 
+@pytest.mark.long
 def test_one_model_by_two_paths_is_examined_once(models: list[Path], tmp_path: Path) -> None:
     roundabout = models[0].parent / "." / ".." / models[0].parent.name / models[0].name
     found = biometro.evaluate(
@@ -312,6 +315,7 @@ def test_a_digest_in_capitals_is_the_same(data: Path, models: list[Path], tmp_pa
     assert task.digest(task.locate(data))[1] == [file]
 
 
+@pytest.mark.long
 def test_too_few_resamples_for_a_clear_difference_are_said(models: list[Path], tmp_path: Path) -> None:
     run(tmp_path / "out", models, ["family"], resamples=100)
     assert "ask for more than 400 resamples" in (tmp_path / "out" / "table.md").read_text()

@@ -489,7 +489,14 @@ def test_attention_over_tokens_that_are_no_letters_is_refused_by_its_name(
     assert "head.pooling must be mean or cls" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", recipes_of("finetune"), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(p, marks=pytest.mark.long if p.stem in ("arg-lora", "disorder") else ())
+        for p in recipes_of("finetune")
+    ],
+    ids=lambda p: p.stem,
+)
 def test_recipes_run(recipe: Path, base: Path, tmp_path: Path) -> None:
     """As they are, but for the size: on a table with the columns that the recipe names."""
     said = yaml.safe_load(recipe.read_text())

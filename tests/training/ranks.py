@@ -62,7 +62,7 @@ def run(
 def main(root: Path) -> None:
     with join("cpu") as world:
         name = f"{world.size}-ranks"
-        for sharding in ("replicate", "shard", "hybrid") if world.size == 4 else ("replicate",):
+        for sharding in ("replicate", "shard", "hybrid") if world.size == 4 else ("replicate", "shard"):
             parallel = ParallelConfig(sharding=sharding)  # type: ignore[arg-type]
             # two ranks to a node, so that hybrid has something to share and something to replicate
             run(root / f"{name}-{sharding}", replace(world, node_size=2), replace(CONFIG, parallel=parallel))

@@ -35,14 +35,23 @@ def torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Finished runs by 1, 2 and 4 ranks, and some begun by one number and ended by another."""
+    """Finished runs by 1 and 2 ranks, and one begun by one and ended by two."""
     root = tmp_path_factory.mktemp("runs")
     run(root / "alone", World())
     run(root / "alone-disentangled", World(), embeddings="disentangled")
     run(root / "whole", World(), stop_on=0)
-    for ranks in (2, 4):
-        done = torchrun(ranks, str(Path(__file__).with_name("ranks.py")), str(root))
-        assert done.returncode == 0, done.stderr[-3000:]
+    return _by(2, root)
+
+
+@pytest.fixture(scope="module")
+def four(runs: Path) -> Path:
+    """The same by 4 ranks, beside them."""
+    return _by(4, runs)
+
+
+def _by(ranks: int, root: Path) -> Path:
+    done = torchrun(ranks, str(Path(__file__).with_name("ranks.py")), str(root))
+    assert done.returncode == 0, done.stderr[-3000:]
     return root
 
 
@@ -69,7 +78,7 @@ def tensors(folder: Path, embeddings: str = "tied") -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["2-ranks-replicate", "4-ranks-replicate", "4-ranks-shard", "4-ranks-hybrid"])
+@pytest.mark.parametrize("name", ["2-ranks-replicate", "2-ranks-shard"])
 def test_the_number_of_ranks_changes_nothing(runs: Path, name: str) -> None:
     assert_same_run(runs / "alone", runs / name)
     reference = tensors(runs / "alone")
@@ -77,16 +86,22 @@ def test_the_number_of_ranks_changes_nothing(runs: Path, name: str) -> None:
         torch.testing.assert_close(tensor, reference[key], atol=1e-5, rtol=1e-4, msg=key)
 
 
-@pytest.mark.slow
-def test_sharded_recomputed_and_disentangled(runs: Path) -> None:
-    assert_same_run(runs / "alone-disentangled", runs / "recomputed")
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["4-ranks-replicate", "4-ranks-shard", "4-ranks-hybrid"])
+def test_four_ranks_change_nothing(four: Path, name: str) -> None:
+    test_the_number_of_ranks_changes_nothing(four, name)
 
 
-@pytest.mark.slow
-def test_one_process_ends_what_four_ranks_began(runs: Path) -> None:
-    assert checkpoint.folders(runs / "cut" / "checkpoints")[-1].name == f"step-{STOP_AT:08d}"
-    run(runs / "cut", World())
-    assert_same_run(runs / "alone", runs / "cut")
+@pytest.mark.long
+def test_sharded_recomputed_and_disentangled(four: Path) -> None:
+    assert_same_run(four / "alone-disentangled", four / "recomputed")
+
+
+@pytest.mark.long
+def test_one_process_ends_what_four_ranks_began(four: Path) -> None:
+    assert checkpoint.folders(four / "cut" / "checkpoints")[-1].name == f"step-{STOP_AT:08d}"
+    run(four / "cut", World())
+    assert_same_run(four / "alone", four / "cut")
 
 
 @pytest.mark.slow
@@ -95,17 +110,17 @@ def test_two_ranks_end_what_one_process_began(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_process_reads_the_weights_that_four_wrote(runs: Path) -> None:
-    folder = checkpoint.folders(runs / "4-ranks-shard" / "checkpoints")[-1]
-    assert len(list(folder.glob("*.safetensors"))) == 4
+def test_one_process_reads_the_weights_that_two_wrote(runs: Path) -> None:
+    folder = checkpoint.folders(runs / "2-ranks-shard" / "checkpoints")[-1]
+    assert len(list(folder.glob("*.safetensors"))) == 2
     objective = fresh()
     checkpoint.read_weights(folder, objective)
-    for name, tensor in tensors(runs / "4-ranks-shard").items():
+    for name, tensor in tensors(runs / "2-ranks-shard").items():
         if name.startswith("weights."):
             assert torch.equal(objective.state_dict()[name.removeprefix("weights.")], tensor), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pretrain_by_two_ranks_leaves_the_model_of_one(tmp_path: Path) -> None:
     prepare("example:families", str(tmp_path / "corpus"), valid=0.1)
     options = {

@@ -91,6 +91,7 @@ def test_kept_activations_are_what_autograd_keeps(goal: str, variant: str, half:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["ESM-2", "swiglu, rmsnorm", "dropout"])
+@pytest.mark.long
 def test_kept_activations_of_compiled_blocks(variant: str) -> None:
     model, clean = build("mlm", variant), batch()
     for block in planner.blocks(model):
