@@ -91,7 +91,8 @@ class Overlap:
     of: N. a, b: pairs whose first, second sequence is in a training pair. each: both are, in one training pair or in
     two. pair: the very pair is. neither: none of the two is. scaffold: of a molecule, its scaffold is. near_a, near_b:
     the sequence is in train, or a relative of it (see `Leak`). What cannot be measured is missing.
-    leaks: of the distinct sequences of `a` and `b`, to those in train, where the kind has a measure.
+    leaks: of the distinct sequences of `a` and `b` that are not in train themselves, to those that are, where the kind
+    has a measure.
     """
 
     of: int
@@ -253,9 +254,11 @@ def _overlaps(
                 counts["scaffold"] = np.isin(families[name][at[rows]], families[name][np.flatnonzero(seen[name])])
             leak_of = _leak(kind, config)
             if leak_of is not None:
-                own, place = np.unique(at[rows], return_inverse=True)
+                own = np.unique(at[rows[~here[name]]])
                 leaks[name] = leak_of([letters[i] for i in own], [letters[i] for i in np.flatnonzero(seen[name])])
-                counts[f"near_{name}"] = leaks[name].related[place] | here[name]
+                near = seen[name].copy()
+                near[own[leaks[name].related]] = True
+                counts[f"near_{name}"] = near[at[rows]]
         found[side] = Overlap(len(rows), {name: int(mask.sum()) for name, mask in counts.items()}, leaks)
     return found
 
