@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -206,17 +206,37 @@ def _families(labelled: Labelled, by: By, config: SplitConfig) -> np.ndarray:
     return np.array([places.setdefault(name, len(places)) if name else -1 for name in names], np.int64)
 
 
+class NamedSides(Protocol):
+    """What a table calls its sides, see `SplitConfig`."""
+
+    @property
+    def train_is(self) -> list[str] | None: ...
+
+    @property
+    def valid_is(self) -> list[str]: ...
+
+    @property
+    def test_is(self) -> list[str]: ...
+
+
+def named_sides(said: Sequence[str | None], config: NamedSides, column: str) -> np.ndarray:
+    """(N,) int8 places in `SIDES` by what the cells of a column say; -1 on no side.
+
+    Raises UserError, naming the column and what it says, where nothing is on the test side.
+    """
+    names_N = np.array([(name or "").strip().lower() for name in said])
+    side = np.full(len(names_N), -1 if config.train_is is not None else 0, dtype=np.int8)
+    for number, names in enumerate((config.train_is or [], config.valid_is, config.test_is)):
+        side[np.isin(names_N, [name.lower() for name in names])] = number
+    if not (side == 2).any():
+        found = ", ".join(sorted({*names_N.tolist()})[:10])
+        raise UserError(f"{column} says {found}; none of these is split.test_is ({config.test_is})")
+    return side
+
+
 def _from_column(labelled: Labelled, config: SplitConfig, seed: int) -> np.ndarray:
     """-1 where a sequence is on no side."""
-    said = np.array([(side or "").strip().lower() for side in labelled.sides])
-    side = np.full(len(said), -1 if config.train_is is not None else 0, dtype=np.int8)
-    for number, names in enumerate((config.train_is or [], config.valid_is, config.test_is)):
-        side[np.isin(said, [name.lower() for name in names])] = number
-    if not (side == 2).any():
-        found = ", ".join(sorted({*said.tolist()})[:10])
-        raise UserError(
-            f"split.column {config.column!r} says {found}; none of these is split.test_is ({config.test_is})"
-        )
+    side = named_sides(labelled.sides, config, f"split.column {config.column!r}")
     if not (side == 1).any():
         inside = np.flatnonzero(side == 0)
         classes = None if labelled.classes is None else labelled.classes[inside]

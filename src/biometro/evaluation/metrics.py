@@ -85,7 +85,7 @@ SELECT = {
     "residue_classification": "macro_f1",
     "residue_regression": "spearman",
 }
-_SMALLER_IS_BETTER = {"rmse", "mae", "log_loss", "brier", "ece", "loss"}
+_SMALLER_IS_BETTER = {"rmse", "mse", "mae", "log_loss", "brier", "ece", "loss"}
 
 # Scores ranked over all resamples together: some five seconds on one core. Beyond, they take fewer resamples.
 _RANKED = 1_000_000_000
