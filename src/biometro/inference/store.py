@@ -7,9 +7,9 @@ A store is a folder: `store.json`, and one folder for each shard with
     vectors.npy (N, P) float32, rows of length 1      codes.npy (N, P) int8, scales.npy (N,) float32,
     text.bin, offsets.npy (2N+1,) int64               centre.npy (P,) float32
 
-Codes are a row less the shard's centre, in steps of the row's scale. `residual` says by how much a row and what its code
-stands for differ at most, so that a product of codes bounds the product of the rows (`screen.py`). Identifiers and
-letters lie in text.bin by turns, and are looked up by number: ranking reads none of them.
+Codes are a row less the shard's centre, in steps of the row's scale. `residual` says by how much a row and what its
+codes stand for differ at most, so that a product of codes bounds the product of the rows (`screen.py`). Identifiers
+and letters lie in text.bin by turns, and are looked up by number: ranking reads none of them.
 
 Shape letters: N rows of a shard, P width of the common space, M rows asked for.
 """
@@ -214,7 +214,8 @@ def open_store(folder: str | Path) -> Store:
     try:
         found = read_json(inside(folder, "store.json"))
     except OSError as error:
-        raise UserError(f"{folder}: is no store of vectors ({error.strerror or error}); biometro index makes one") from error
+        why = error.strerror or error
+        raise UserError(f"{folder}: is no store of vectors ({why}); biometro index makes one") from error
     try:
         return _opened(folder, found)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError) as error:
