@@ -17,9 +17,9 @@ from biometro.inference.screen import Ranking, merge, rank
 from biometro.inference.store import Store, open_store
 
 
-def plain(vectors_NP: np.ndarray, queries_QP: np.ndarray, top: int) -> Ranking:
+def plain(vectors_NP: np.ndarray, queries: np.ndarray, top: int) -> Ranking:
     """All scores in float64, rounded to float32, sorted; ties by number."""
-    scores_QN = np.stack([(vectors_NP * q_P.astype(np.float64)).sum(1) for q_P in queries_QP]).astype(np.float32)
+    scores_QN = np.stack([(vectors_NP * q_P.astype(np.float64)).sum(1) for q_P in queries]).astype(np.float32)
     numbers_QK = np.argsort(-scores_QN, axis=1, kind="stable")[:, :top]
     return Ranking(numbers_QK, np.take_along_axis(scores_QN, numbers_QK, 1))
 
@@ -40,7 +40,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, np.ndarray
 
 
 @pytest.fixture(scope="module")
-def queries_QP(library: tuple[Store, np.ndarray]) -> np.ndarray:
+def queries(library: tuple[Store, np.ndarray]) -> np.ndarray:
     random = np.random.default_rng(1)
     return unit(np.concatenate([random.standard_normal((4, 48)), library[1][:3], np.ones((1, 48))]))
 
@@ -48,59 +48,59 @@ def queries_QP(library: tuple[Store, np.ndarray]) -> np.ndarray:
 @pytest.mark.parametrize("first", ["int8", "float32"])
 @pytest.mark.parametrize("products", [1, 64, 4096, 1 << 20])
 def test_equals_plain_numpy_whatever_the_blocks(
-    library: tuple[Store, np.ndarray], queries_QP: np.ndarray, first: screen.First, products: int,
+    library: tuple[Store, np.ndarray], queries: np.ndarray, first: screen.First, products: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(screen, "_PRODUCTS", products)
     store, rows_NP = library
     for top in (1, 10, 700) if products > 64 else (10,):
-        assert same(rank(store, queries_QP, top, first=first), plain(rows_NP, queries_QP, top))
+        assert same(rank(store, queries, top, first=first), plain(rows_NP, queries, top))
 
 
 def test_one_query_equals_many_and_groups_do_not_matter(
-    library: tuple[Store, np.ndarray], queries_QP: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    library: tuple[Store, np.ndarray], queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = rank(library[0], queries_QP, 20)
-    alone = [rank(library[0], queries_QP[i : i + 1], 20) for i in range(len(queries_QP))]
+    together = rank(library[0], queries, 20)
+    alone = [rank(library[0], queries[i : i + 1], 20) for i in range(len(queries))]
     assert same(together, Ranking(*(np.concatenate([getattr(a, n) for a in alone]) for n in ("numbers", "scores"))))
     monkeypatch.setattr(screen, "_MOST_QUERIES", 3)
-    assert same(rank(library[0], queries_QP, 20), together)
+    assert same(rank(library[0], queries, 20), together)
 
 
 def test_more_than_there_are_gives_all_and_no_query_gives_none(
-    library: tuple[Store, np.ndarray], queries_QP: np.ndarray
+    library: tuple[Store, np.ndarray], queries: np.ndarray
 ) -> None:
     store, rows_NP = library
-    assert same(rank(store, queries_QP[:2], 10_000), plain(rows_NP, queries_QP[:2], 10_000))
-    assert rank(store, queries_QP[:0], 5).numbers.shape == (0, 5)
+    assert same(rank(store, queries[:2], 10_000), plain(rows_NP, queries[:2], 10_000))
+    assert rank(store, queries[:0], 5).numbers.shape == (0, 5)
 
 
-def test_shards_merge_in_any_order(library: tuple[Store, np.ndarray], queries_QP: np.ndarray) -> None:
+def test_shards_merge_in_any_order(library: tuple[Store, np.ndarray], queries: np.ndarray) -> None:
     store, rows_NP = library
-    parts = [rank(store, queries_QP, 50, [place]) for place in (3, 1, 0, 2)]
-    assert same(merge(parts, 50), plain(rows_NP, queries_QP, 50))
+    parts = [rank(store, queries, 50, [place]) for place in (3, 1, 0, 2)]
+    assert same(merge(parts, 50), plain(rows_NP, queries, 50))
     assert same(merge([merge(parts[:2], 50), merge(parts[2:], 50)], 50), merge(parts, 50))
 
 
-def test_threads_do_not_matter_and_are_given_back(library: tuple[Store, np.ndarray], queries_QP: np.ndarray) -> None:
+def test_threads_do_not_matter_and_are_given_back(library: tuple[Store, np.ndarray], queries: np.ndarray) -> None:
     before = torch.get_num_threads()
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            assert same(rank(library[0], queries_QP, 30), plain(library[1], queries_QP, 30))
+            assert same(rank(library[0], queries, 30), plain(library[1], queries, 30))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
 
 
 def test_int8_reads_few_rows(
-    library: tuple[Store, np.ndarray], queries_QP: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    library: tuple[Store, np.ndarray], queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first pass must do its work: with bounds of nothing it would miss rows, with wide ones score all."""
     scored = []
     exact = screen.exact
     monkeypatch.setattr(screen, "exact", lambda a, b: scored.append(len(a)) or exact(a, b))
-    rank(library[0], queries_QP[:4], 5, first="int8")
+    rank(library[0], queries[:4], 5, first="int8")
     assert sum(scored) < 0.1 * 4 * library[0].count
 
 
@@ -115,14 +115,14 @@ def test_any_store_ranks_as_numpy_does(tmp_path_factory: pytest.TempPathFactory,
     directions = random.choice([-1.0, 1.0, 3.0], (kinds, width))
     rows = directions[random.integers(0, kinds, sum(sizes))] + nudge * random.standard_normal((sum(sizes), width))
     rows_NP = unit(rows)
-    queries_QP = np.concatenate([rows_NP[:2], unit(random.standard_normal((2, width)) + 0.1)])
+    queries = np.concatenate([rows_NP[:2], unit(random.standard_normal((2, width)) + 0.1)])
     top = data.draw(st.integers(1, 60))
     store = open_store(make(tmp_path_factory.mktemp("any") / "library", rows_NP, sizes))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(screen, "_PRODUCTS", data.draw(st.integers(1, 200)))
         patch.setattr(screen, "_PASSING", data.draw(st.sampled_from([1, 2, 64])))
         for first in ("int8", "float32"):
-            assert same(rank(store, queries_QP, top, first=first), plain(rows_NP, queries_QP, top))
+            assert same(rank(store, queries, top, first=first), plain(rows_NP, queries, top))
 
 
 def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ _MOST_QUERIES = 256  # that go over the shards together
 _PAIRS = 4096  # scored at once
 _PASSING = 64  # a block of which more than one pair in so many passes int8 is looked at again in float32
 _SLACK = 2.0**-21  # of roundings to float32, above eight of them on numbers of about 1
-_NONE = np.iinfo(np.int64).max  # number of a place that nobody has
+NONE = np.iinfo(np.int64).max
+"""The number of a place in a ranking that no row has."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def exact(rows_MP: np.ndarray, queries_MP: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def int8_pays() -> bool:
-    """Whether this CPU multiplies int8 fast and exactly: with VNNI. Others add products in int16, which may overflow."""
+    """Whether this CPU multiplies int8 fast and exactly: with VNNI. Others add in int16, which may overflow."""
     capable = getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
     if not capable:
         return False
@@ -186,7 +187,7 @@ class _Scan:
     def __init__(self, queries: _Queries, top: int, rows: int):
         self.queries, self.top = queries, top
         count = len(queries)
-        self.best = Ranking(np.full((count, top), _NONE), np.full((count, top), -np.inf, np.float32))
+        self.best = Ranking(np.full((count, top), NONE), np.full((count, top), -np.inf, np.float32))
         self._int = torch.empty(rows, count, dtype=torch.int32)
         self._float = torch.empty(rows, count)
         self._pass = torch.empty(rows, count, dtype=torch.bool)
