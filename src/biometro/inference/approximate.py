@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from biometro.errors import UserError
-from biometro.files import new_file
+from biometro.files import new_file, saying
 from biometro.inference.screen import NONE, Ranking, exact
 from biometro.inference.store import Store
 
@@ -40,15 +40,17 @@ class Approximate:
         self.store, faiss = store, _faiss()
         path = _path(store, faiss.__version__)
         try:
-            self._index = faiss.read_index(str(path)) if path.exists() else None
+            found: Any = faiss.read_index(str(path)) if path.exists() else None
         except RuntimeError:  # cut short, or none of faiss'
-            self._index = None
-        if self._index is None or (self._index.ntotal, self._index.d) != (store.count, store.width):
+            found = None
+        if found is None or (found.ntotal, found.d) != (store.count, store.width):
             tell(f"clustering {store.count:,} rows for approximate search; kept at {path}")
-            self._index = _clustered(store, faiss)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            found = _clustered(store, faiss)
+            with saying(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
             with new_file(path) as work:
-                faiss.write_index(self._index, str(work))
+                faiss.write_index(found, str(work))
+        self._index: Any = found
         self._index.nprobe = min(self._index.nlist, max(_LEAST, self._index.nlist // _LOOKED_AT))
 
     @property
@@ -95,7 +97,7 @@ def _clustered(store: Store, faiss: Any) -> Any:
 
 def _path(store: Store, version: str) -> Path:
     folder = Path(os.environ.get("BIOMETRO_CACHE") or "~/.cache/biometro").expanduser()
-    key = f"{store.digest} {store.about} {store.count} {store.width} {version}"
+    key = f"{store.digest} {store.count} {store.width} {version}"
     return folder / "approximate" / f"{hashlib.sha256(key.encode()).hexdigest()}.faiss"
 
 

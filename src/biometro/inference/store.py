@@ -157,7 +157,8 @@ def read_note(folder: Path) -> ShardNote | None:
 def write_about(folder: Path, about: About, width: int, shards: Sequence[ShardNote]) -> None:
     """store.json over the shards that stand in a folder."""
     count = sum(note.rows for note in shards)
-    digest = hashlib.sha256(" ".join(note.name for note in shards).encode()).hexdigest()
+    text = json.dumps([asdict(about), width, [note.name for note in shards]])
+    digest = hashlib.sha256(text.encode()).hexdigest()
     found = {"format": FORMAT, "count": count, "width": width, "digest": digest, **asdict(about)}
     write_file(folder / "store.json", json.dumps(found | {"shards": [asdict(note) for note in shards]}, indent=1))
 
@@ -167,7 +168,7 @@ def write_about(folder: Path, about: About, width: int, shards: Sequence[ShardNo
 
 @dataclass(frozen=True)
 class Store:
-    """A store that was opened: plain names and numbers, and memory maps."""
+    """A store that was opened: plain names, numbers, memory maps. `digest` is that of what was indexed, and how."""
 
     folder: Path
     about: About
