@@ -1,7 +1,7 @@
 """biometro: METRO-pretrained language models of biochemical sequences.
 
 Every job is a function here and a subcommand of `biometro`: prepare, plan, pretrain, finetune, predict, evaluate,
-embed, score, generate, export. `load` opens a model.
+embed, index, screen, score, generate, export. `load` opens a model.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from biometro.jobs.export import export
     from biometro.jobs.finetune import finetune
     from biometro.jobs.generate import generate
+    from biometro.jobs.index import index
     from biometro.jobs.plan import plan
     from biometro.jobs.predict import predict
     from biometro.jobs.prepare import prepare
     from biometro.jobs.pretrain import pretrain
     from biometro.jobs.score import score
+    from biometro.jobs.screen import screen
     from biometro.model.load import load
 
 __all__ = [
@@ -39,12 +41,14 @@ __all__ = [
     "export",
     "finetune",
     "generate",
+    "index",
     "load",
     "plan",
     "predict",
     "prepare",
     "pretrain",
     "score",
+    "screen",
 ]
 
 _HOMES = {
@@ -54,12 +58,14 @@ _HOMES = {
     "export": "biometro.jobs.export",
     "finetune": "biometro.jobs.finetune",
     "generate": "biometro.jobs.generate",
+    "index": "biometro.jobs.index",
     "load": "biometro.model.load",
     "predict": "biometro.jobs.predict",
     "plan": "biometro.jobs.plan",
     "prepare": "biometro.jobs.prepare",
     "pretrain": "biometro.jobs.pretrain",
     "score": "biometro.jobs.score",
+    "screen": "biometro.jobs.screen",
 }
 
 

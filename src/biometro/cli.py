@@ -22,18 +22,21 @@ from biometro.jobs.evaluate import evaluate
 from biometro.jobs.export import export
 from biometro.jobs.finetune import Finetuned, finetune
 from biometro.jobs.generate import generate
+from biometro.jobs.index import index
 from biometro.jobs.plan import plan
 from biometro.jobs.predict import predict
 from biometro.jobs.prepare import prepare
 from biometro.jobs.pretrain import pretrain
 from biometro.jobs.score import score
+from biometro.jobs.screen import screen
 from biometro.training.signals import remember, remembering
 from biometro.training.trainer import EXIT_STOPPED, Outcome
 from biometro.untrusted import check_yaml
 
 JOBS: dict[str, Any] = {
     "prepare": prepare, "plan": plan, "pretrain": pretrain, "finetune": finetune, "predict": predict,
-    "evaluate": evaluate, "embed": embed, "score": score, "generate": generate, "export": export,
+    "evaluate": evaluate, "embed": embed, "index": index, "screen": screen, "score": score, "generate": generate,
+    "export": export,
 }  # fmt: skip
 
 # A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure.

@@ -33,7 +33,7 @@ from biometro.data.wildtype import read_wildtype
 from biometro.errors import UserError
 from biometro.evaluation.tasks import read_task, suites
 from biometro.files import sha256_of
-from biometro.inference import vectors
+from biometro.inference import screen, store, vectors
 from biometro.inference.predict import Predictor
 from biometro.model import adapter_files, esm2
 from biometro.model.bundle import Bundle
@@ -416,6 +416,20 @@ def use_checkpoint(path: Path) -> None:
         shutil.rmtree(step)
 
 
+def a_store(folder: Path) -> None:
+    rows = np.eye(3, 4, dtype=np.float32)
+    note = store.write_shard(folder / "00000000-a", ["a", "b", "c"], [b"CCO", b"CN", b""], rows)
+    store.write_about(folder, store.About("m", "w", "ligand", "molecule"), 4, [note])
+
+
+def use_store(path: Path) -> None:
+    found = store.open_store(path)
+    query = np.eye(1, found.width, dtype=np.float32)
+    for first in ("int8", "float32"):
+        ranking = screen.rank(found, query, 2, first=first)
+        found.entries(ranking.numbers[ranking.numbers != screen.NONE])
+
+
 SHARD = "shard-00001-model-00001-of-00001.safetensors"
 METRICS = b'{"step": 1, "split": "train", "loss": 2.5, "tokens_per_s": 10}\n{"step": 1, "split": "valid", "loss": 3}\n'
 
@@ -531,3 +545,5 @@ folder_reader("smiles model", build=a_model_of(MoleculeAlphabet.of(["C", "O", "=
               files=["config.json"], run=use_model_of("in.smi", b"CCO\nCC(=O)C\n"), seal=reseal_model)  # fmt: skip
 folder_reader("tcr model", build=a_model_of(TCR), files=["config.json"],
               run=use_model_of("in.fasta", b">a\nCAVF|CASSF:GIL\n>b\nCASSF\n"), seal=reseal_model)  # fmt: skip
+folder_reader("store", build=a_store, run=use_store, files=["store.json", *(f"00000000-a/{name}" for name in (
+              "vectors.npy", "codes.npy", "scales.npy", "centre.npy", "offsets.npy", "text.bin"))])  # fmt: skip
