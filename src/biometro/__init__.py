@@ -1,7 +1,7 @@
 """biometro: METRO-pretrained language models of biochemical sequences.
 
-Every job is a function here and a subcommand of `biometro`: prepare, plan, pretrain, finetune, predict, evaluate,
-embed, index, screen, score, generate, export. `load` opens a model.
+Every job is a function here and a subcommand of `biometro`: prepare, plan, pretrain, finetune, align, predict,
+evaluate, embed, index, screen, score, generate, export. `load` opens a model.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 
 if TYPE_CHECKING:
     from biometro.errors import UserError
+    from biometro.jobs.align import align
     from biometro.jobs.embed import embed
     from biometro.jobs.evaluate import evaluate
     from biometro.jobs.export import export
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UserError",
+    "align",
     "embed",
     "evaluate",
     "export",
@@ -53,6 +55,7 @@ __all__ = [
 
 _HOMES = {
     "UserError": "biometro.errors",
+    "align": "biometro.jobs.align",
     "embed": "biometro.jobs.embed",
     "evaluate": "biometro.jobs.evaluate",
     "export": "biometro.jobs.export",

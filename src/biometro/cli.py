@@ -17,6 +17,7 @@ import yaml
 from jsonargparse import ArgumentParser, auto_parser, get_loader, set_loader, set_parsing_settings
 
 from biometro.errors import EchoedError, UserError
+from biometro.jobs.align import Aligned, DataSet, align
 from biometro.jobs.embed import embed
 from biometro.jobs.evaluate import evaluate
 from biometro.jobs.export import export
@@ -29,18 +30,21 @@ from biometro.jobs.prepare import prepare
 from biometro.jobs.pretrain import pretrain
 from biometro.jobs.score import score
 from biometro.jobs.screen import screen
+from biometro.training.alignment import TowerConfig
 from biometro.training.signals import remember, remembering
 from biometro.training.trainer import EXIT_STOPPED, Outcome
 from biometro.untrusted import check_yaml
 
 JOBS: dict[str, Any] = {
-    "prepare": prepare, "plan": plan, "pretrain": pretrain, "finetune": finetune, "predict": predict,
+    "prepare": prepare, "plan": plan, "pretrain": pretrain, "finetune": finetune, "align": align, "predict": predict,
     "evaluate": evaluate, "embed": embed, "index": index, "screen": screen, "score": score, "generate": generate,
     "export": export,
 }  # fmt: skip
 
-# A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure.
-set_parsing_settings(import_path_denylist=["*"])
+# A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure. Our own
+# dataclasses are let through, which jsonargparse looks up by name where an option holds a list of them, or none.
+_PLAIN = (DataSet, TowerConfig)
+set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[f"{c.__module__}.{c.__name__}" for c in _PLAIN])
 _load_yaml = get_loader("yaml")
 
 
@@ -87,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
-    stopped = isinstance(result, Outcome | Finetuned) and result.stopped is not None
+    stopped = isinstance(result, Outcome | Finetuned | Aligned) and result.stopped is not None
     return EXIT_STOPPED if stopped and not remembering() else 0
 
 

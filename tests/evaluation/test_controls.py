@@ -15,7 +15,7 @@ from biometro.data.mmseqs import installed
 from biometro.data.pair_rows import PairAccount
 from biometro.data.pairs import Pairs
 from biometro.evaluation import controls
-from biometro.evaluation.controls import run_controls, shuffled, verdict
+from biometro.evaluation.controls import run_controls, shuffled
 
 pytest.importorskip("rdkit")
 
@@ -154,25 +154,6 @@ def test_constant_and_missing_truths() -> None:
         run_controls(train, test, "affinity")
     with pytest.raises(ValueError, match="not of one set"):
         run_controls(pairs, table(lambda a, b: a), "affinity")
-
-
-def test_what_is_said_of_a_model_beside_its_controls() -> None:
-    random = np.random.default_rng(0)
-    target = np.repeat(np.arange(15), 20)
-    truth = random.normal(0, 1, 300)
-    good, fair = truth + random.normal(0, 0.3, 300), truth + random.normal(0, 1.2, 300)
-    rivals = {"fair": fair, "poor": random.normal(0, 1, 300), "none": np.full(300, np.nan)}
-    for figure in ("ci", "ci_per_target", "rmse", "mse", "spearman_per_target"):
-        won = verdict("affinity", truth, target, good, rivals, figure, samples=200)
-        assert won.beats and won.control == "fair" and won.p < 0.05
-        assert min(won.low, won.high) <= won.model - won.best <= max(won.low, won.high)
-        lost = verdict("affinity", truth, target, fair, {"good": good}, figure, samples=200)
-        assert not lost.beats and "does not beat its controls, of which 'good'" in str(lost)
-        level = verdict("affinity", truth, target, fair, {"same": fair}, figure, samples=200)
-        assert not level.beats
-    label = (truth > 0).astype(int)
-    assert verdict("classes", label, target, good, rivals, "auroc_per_target", samples=200).beats
-    assert not verdict("affinity", truth, target, np.full(300, np.nan), rivals, "ci").beats
 
 
 @pytest.mark.skipif(not installed(), reason="MMseqs2 is not installed")

@@ -16,6 +16,7 @@ import biometro
 from biometro import cli
 from biometro.alphabet import PROTEIN
 from biometro.alphabet.molecule import MoleculeAlphabet
+from biometro.data.pair_config import PairConfig
 from biometro.errors import UserError
 from biometro.inference import store as stores
 from biometro.inference.store import open_store
@@ -253,3 +254,33 @@ def test_the_extra_is_named(model: str, index: str, targets: Path, monkeypatch: 
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(UserError, match=r"pip install 'biometro\[approximate\]'"):
         biometro.screen(model, index, str(targets), approximate=True)
+
+
+def test_hits_are_told_their_nearest_known_binder(model: str, index: str, targets: Path, tmp_path: Path) -> None:
+    from rdkit import Chem, DataStructs
+    from rdkit.Chem import rdFingerprintGenerator
+
+    known = tmp_path / "known.csv"
+    known.write_text(
+        "protein_sequence,smiles,binds\n"
+        f"{TARGETS['t1']},CCO,1\n{TARGETS['t1']},OCC,1\n{TARGETS['t1']},CNCNC,1\n{TARGETS['t1']},NNN,0\n"
+        "MMMMMM,OOO,1\n"
+    )
+    found = biometro.screen(
+        model, index, str(targets), str(tmp_path / "hits.parquet"), top=1000, device="cpu", known=str(known),
+        pairs=PairConfig(label="binds"),
+    )  # fmt: skip
+    rows = pq.read_table(tmp_path / "hits.parquet").to_pylist()
+    prints = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    ecfp = {s: prints.GetFingerprint(Chem.MolFromSmiles(s)) for s in ("CCO", "CNCNC")}
+    for row in rows:
+        if row["query"] == "t2":
+            assert row["nearest known"] is None and row["similarity"] is None
+            continue
+        mine = prints.GetFingerprint(Chem.MolFromSmiles(row["smiles"]))
+        alike = {s: DataStructs.TanimotoSimilarity(mine, other) for s, other in ecfp.items()}
+        assert row["similarity"] == pytest.approx(max(alike.values()), abs=1e-6)
+        assert row["nearest known"] == "" or alike[row["nearest known"]] == max(alike.values())
+    assert found.report is not None and "2 known binders" in found.report.read_text()
+    with pytest.raises(UserError, match="here pairs are of protein and molecule"):
+        biometro.screen(model, index, str(targets), known=str(known), pairs=PairConfig(kind_b="protein"), device="cpu")

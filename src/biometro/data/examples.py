@@ -118,7 +118,7 @@ class Examples:
         else:
             assert self.features is not None
             rows = [np.atleast_2d(self.features[i]) for i in members]
-            packed = _blank([len(row) for row in rows])
+            packed = blank([len(row) for row in rows])
             targets["features"] = torch.from_numpy(np.concatenate(rows).astype(np.float32, copy=False))
         values = [self.truth[i] for i in members]
         if self.task.per_residue:
@@ -130,7 +130,7 @@ class Examples:
         return Batch({"sequence": packed}, targets)
 
 
-def _blank(lengths: list[int]) -> Packed:
+def blank(lengths: list[int]) -> Packed:
     """A pack of these lengths whose tokens mean nothing: vectors stand in their place."""
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return frame(np.zeros(int(starts[-1]), dtype=np.int64), starts)

@@ -1,6 +1,6 @@
 """Controls of binding: what a model must beat to have learnt anything about two molecules that meet.
 
-    train pairs ─▶ control ─▶ predictions of the test pairs ─▶ figures beside the model's ─▶ verdict
+    train pairs ─▶ control ─▶ predictions of the test pairs ─▶ figures beside the model's
 
     one partner alone      its mean in train; of a new one, a ridge regression of ECFP4 or k-mers
     nearest of one kind    values of its five nearest in train with the same partner
@@ -16,8 +16,8 @@ Shapes: N training pairs, M test pairs, A and B distinct sequences, F features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,11 +27,8 @@ from biometro.data.fingerprints import fingerprints
 from biometro.data.likeness import likeness_of
 from biometro.data.mmseqs import installed
 from biometro.data.pairs import Pairs
-from biometro.evaluation import binding
 from biometro.evaluation.baselines import NEIGHBOURS, KmerBaseline
 from biometro.evaluation.fingerprint_baselines import FingerprintBaseline
-from biometro.evaluation.metrics import interval, larger_is_better
-from biometro.evaluation.paired import p_value
 from biometro.evaluation.retrieval import cosines, kmers
 
 Kind = Literal["affinity", "classes"]
@@ -42,6 +39,7 @@ MOST_PAIRS = 50_000
 """Training pairs that boosting is fitted to; of more, so many are drawn."""
 _COMPONENTS = 64  # of each partner's features
 _TREES = 300
+_MANY = 20_000  # pairs
 _MOST_HITS = 1_000  # of a sequence in train
 _LEAST_DISTANCE = 0.05  # as in `baselines.NearestNeighbour`
 _NAMES = {"protein": "protein", "antibody": "antibody", "tcr": "receptor", "molecule": "ligand"}
@@ -91,76 +89,6 @@ def shuffled(pairs: Pairs, seed: int = 0) -> Pairs:
     """The pairs with their second sequences dealt anew, values and labels where they were: of test pairs, to ask a
     trained model with."""
     return replace(pairs, b=np.random.default_rng(seed).permutation(pairs.b))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a model beats the best of its controls in one figure.
-
-    Fields:
-        figure: in question. model, best: its value, and the best control's. control: that control's name.
-        low, high: of model less control, 95 % of the resamples of targets. p: that there is no difference.
-        beats: whether the model is better, and the interval leaves zero out.
-    """
-
-    figure: str
-    model: float
-    best: float
-    control: str
-    low: float
-    high: float
-    p: float
-    beats: bool
-
-    def __str__(self) -> str:
-        said = "beats" if self.beats else "does not beat"
-        return (
-            f"{self.figure} {self.model:.3f}: {said} its controls, of which {self.control!r} has {self.best:.3f} "
-            f"(difference {self.low:+.3f} to {self.high:+.3f})"
-        )
-
-
-def verdict(
-    kind: Kind, truth: np.ndarray, target: np.ndarray, model: np.ndarray, rivals: Mapping[str, np.ndarray],
-    figure: str, *, least: int = binding.LEAST_PAIRS, samples: int = 1000, seed: int = 0,
-) -> Verdict:  # fmt: skip
-    """The model beside the best of its controls; both see the same resamples.
-
-    Args:
-        kind: affinity or classes.
-        truth: (M,) values, NaN where they are unknown or do not count; or labels, -1 unknown.
-        target: (M,) int64, whole ones of which are drawn.
-        model: (M,) predictions.
-        rivals: predictions of the controls, by name; at least one.
-        figure: of `binding`, "NAME_per_target" among them.
-        least, samples, seed: as there.
-
-    A control without the figure (NaN) is no rival; with none left, a model that has it beats them.
-    """
-    measure = binding.affinity_figures if kind == "affinity" else binding.class_figures
-    value = {
-        name: measure(truth, predicted, target, least=least).values[figure]
-        for name, predicted in {"": model, **rivals}.items()
-    }
-    own = value.pop("")
-    sign = 1 if larger_is_better(figure.removesuffix("_per_target")) else -1
-    defined = {name: found for name, found in value.items() if np.isfinite(found)}
-    if not defined or not np.isfinite(own):
-        nan = float("nan")
-        return Verdict(figure, own, nan, "none", nan, nan, nan, bool(np.isfinite(own)))
-    best = max(defined, key=lambda name: sign * defined[name])
-    one, two = (
-        binding.replicates(kind, truth, predicted, target, [figure], least=least, samples=samples, seed=seed)[figure]
-        for predicted in (model, rivals[best])
-    )
-    difference = one - two
-    low, high = interval(difference)
-    better = sign * (own - defined[best]) > 0
-    p = p_value(difference[np.isfinite(difference)])
-    return Verdict(figure, own, defined[best], best, low, high, p, bool(better and low * high > 0))
-
-
-# One partner alone ---------------------------------------------------------------------------------------------------
 
 
 def _truth(pairs: Pairs, kind: Kind) -> np.ndarray:
@@ -271,6 +199,7 @@ def _boosted(train: Pairs, test: Pairs, kind: Kind, seed: int) -> np.ndarray:
     Components are those of the sequences in train. scikit-learn's histograms (Ke et al. 2017, LightGBM), 300 trees.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     truth = _truth(train, kind)
     if np.ptp(truth) == 0:
@@ -282,10 +211,11 @@ def _boosted(train: Pairs, test: Pairs, kind: Kind, seed: int) -> np.ndarray:
     b = _components(train.b_letters, train.kind_b, train.b, seed)
     inside, asked = (np.concatenate([a[pairs.a], b[pairs.b]], axis=1) for pairs in (train, test))
     options: dict[str, Any] = {"max_iter": _TREES, "early_stopping": False, "random_state": seed}
-    if kind == "affinity":
-        return np.asarray(HistGradientBoostingRegressor(**options).fit(inside, truth).predict(asked))
-    model = HistGradientBoostingClassifier(**options).fit(inside, truth.astype(np.int64))
-    return np.asarray(model.predict_proba(asked)[:, 1])
+    with threadpool_limits(1 if len(inside) < _MANY else None):  # threads that wait for one another cost more
+        if kind == "affinity":
+            return np.asarray(HistGradientBoostingRegressor(**options).fit(inside, truth).predict(asked))
+        model = HistGradientBoostingClassifier(**options).fit(inside, truth.astype(np.int64))
+        return np.asarray(model.predict_proba(asked)[:, 1])
 
 
 def _components(letters: list[bytes], kind: SequenceKind, at: np.ndarray, seed: int) -> np.ndarray:

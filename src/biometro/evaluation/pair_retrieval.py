@@ -76,12 +76,13 @@ def both_ways(
     found = {}
     for name, (queries, partners, pairs, others, pool) in ways.items():
         pool = np.unique(pairs[:, 1]) if pool is None else pool
-        scores = _products(queries, partners[pool])
+        scores = products(queries, partners[pool])
         found[name] = retrieve(scores, pool, pairs, others, shared=shared, samples=samples, seed=seed)
     return found
 
 
-def _products(queries: np.ndarray, partners: np.ndarray) -> Scores:
+def products(queries: np.ndarray, partners: np.ndarray) -> Scores:
+    """Scores as products of vectors, (Q, F) and (P, F)."""
     return lambda places: queries[places] @ partners.T
 
 

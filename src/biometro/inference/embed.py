@@ -89,11 +89,11 @@ class Embedder:
 
         Raises UserError under long: full for a sequence that the model has no positions for.
         """
+        if self.long == "first":
+            sequences = [sequence[: self.max_length] for sequence in sequences]
         self.check_lengths([len(sequence) for sequence in sequences])
         pieces: list[np.ndarray] = []
         owners: list[tuple[int, int, int]] = []  # sequence, start, end of each piece
-        if self.long == "first":
-            sequences = [sequence[: self.max_length] for sequence in sequences]
         for number, sequence in enumerate(sequences):
             size = len(sequence) if self.long != "window" else self.max_length
             for start, end in windows(len(sequence), size):

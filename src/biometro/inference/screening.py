@@ -15,6 +15,7 @@ import numpy as np
 from biometro.alphabet import SequenceKind
 from biometro.data.likeness import likeness_of
 from biometro.data.neighbours import Thresholds
+from biometro.data.pairs import Pairs
 from biometro.inference.screen import NONE, Ranking
 from biometro.inference.store import Store
 from biometro.model.towers import Towers
@@ -99,6 +100,22 @@ class Answering:
             (_text(binders[place]) if alike > 0 else "", alike)
             for alike, place in zip(near.similarity.tolist(), near.place.tolist(), strict=True)
         ]
+
+
+def binders(pairs: Pairs, ways: Sequence[bool]) -> dict[bytes, list[bytes]]:
+    """Letters of a query -> letters of what is known to bind it.
+
+    Args:
+        pairs: those with label 1; of a table without labels, all.
+        ways: where queries stand: True on the first side of a pair, False on the second.
+    """
+    binding_N = pairs.label == 1 if (pairs.label >= 0).any() else np.ones(len(pairs), bool)
+    known: dict[bytes, dict[bytes, None]] = {}
+    for first in ways:
+        for a, b in zip(pairs.a[binding_N].tolist(), pairs.b[binding_N].tolist(), strict=True):
+            query, partner = (pairs.a_letters[a], pairs.b_letters[b])[:: 1 if first else -1]
+            known.setdefault(query, {})[partner] = None
+    return {query: list(partners) for query, partners in known.items()}
 
 
 def _named(entry: tuple[str, bytes]) -> tuple[str, str]:

@@ -33,8 +33,9 @@ class TowerReader:
         found = bundle.modules.get("projection")
         assert found is None or isinstance(found, Projection)
         self.projection = found
+        longest = max_length if bundle.longest is None else min(max_length, bundle.longest)
         self.embedder = Embedder(
-            bundle, pooling="mean" if found is None else found.config.pooling, long="first", max_length=max_length,
+            bundle, pooling="mean" if found is None else found.config.pooling, long="first", max_length=longest,
             precision=precision, device=device, batch_tokens=batch_tokens,
         )  # fmt: skip
         self.alphabet = bundle.alphabet

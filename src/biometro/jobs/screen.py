@@ -18,6 +18,8 @@ from biometro.alphabet import AlphabetError, MoleculePolicy, Reading, ResiduePol
 from biometro.data.intake import Account, clean
 from biometro.data.layouts import Region
 from biometro.data.likeness import likeness_of
+from biometro.data.pair_config import PairConfig
+from biometro.data.pairs import read_pairs
 from biometro.data.rows import Rows, check_no_input, check_page, check_table, table_writer
 from biometro.data.sides import SplitConfig
 from biometro.data.sources import Format, ReadOptions, expand
@@ -31,7 +33,7 @@ from biometro.inference import screen as exact_search
 from biometro.inference.embed import Precision
 from biometro.inference.screen import Ranking
 from biometro.inference.screen_ray import rank_on
-from biometro.inference.screening import Answering, Hit
+from biometro.inference.screening import Answering, Hit, binders
 from biometro.inference.store import Store, check_unit, open_store
 from biometro.inference.towers import TowerReader
 from biometro.jobs.index import ALONE
@@ -65,6 +67,8 @@ def screen(
     out: str | None = None,
     top: int = 100,
     tower: str | None = None,
+    known: str | list[str] | None = None,
+    pairs: PairConfig = PairConfig(),
     approximate: bool = False,
     report: str | None = None,
     max_length: int = 1022,
@@ -84,7 +88,8 @@ def screen(
     """Rank a library for each query: ligands for a protein, proteins for a ligand, or what is like the query.
 
     The ranking is exact, ties by the order of the library, unless `approximate` is asked for. Columns: query, rank, id,
-    smiles (or sequence), score (cosine), and where the model learnt them the affinity in its unit and the probability.
+    smiles (or sequence), score (cosine), where the model learnt them the affinity in its unit and the probability, and
+    of `known` the nearest known binder and its similarity (Tanimoto of molecules, identity of proteins).
 
     Args:
         model: the model that the index was made with.
@@ -94,6 +99,9 @@ def screen(
         out: file to write: .csv, .tsv or .parquet. From Python it may be left out; the rows are returned.
         top: hits of each query.
         tower: that reads the queries. Left out, the one that did not read the library, where there are two.
+        known: table of pairs, as of `align`: each hit is told the nearest of the query's known binders among them
+            (those that bind by pairs.label or pairs.binds_from; without these, all), and how alike they are.
+        pairs: where these stand in the table.
         approximate: look only into a part of the library, by faiss, and tell the recall on up to 64 of the queries,
             which are ranked exactly too. It pays for libraries of many millions.
         report: page with the hits of the first queries, structures drawn; by default beside `out`, as .html.
@@ -130,6 +138,7 @@ def screen(
     console, account = Console(stderr=True, quiet=path is None), Account()
     options = ReadOptions(format, column, id_column, kind=reading.kind, region=region)
     queries = _read(data, options, reading, reader, account, path)
+    known_binders = {} if known is None else _known(known, pairs, reading.kind, store, towers, name)
     queries_QP = _embed(model, reader, queries)
     began = time.perf_counter()
     how, recall = _how(store, approximate, workers, console), None
@@ -141,7 +150,7 @@ def screen(
     console.print(took, highlight=False, markup=False)
     answering = Answering(
         store, None if towers is None else towers, _is_first(towers, name), cast(SequenceKind, store.about.kind),
-        SplitConfig(),
+        SplitConfig(), known_binders,
     )  # fmt: skip
     rows: Rows = []
     asked: list[Asked] = []
@@ -149,9 +158,10 @@ def screen(
         for id_, letters, hits in zip(
             queries.ids, queries.letters, answering.hits(queries.letters, queries_QP, ranking), strict=True
         ):
-            write([_row(id_, hit, store, towers) for hit in hits])
+            write([_row(id_, hit, store, towers, known is not None) for hit in hits])
             few = list(hits[: screen_report.SHOWN]) if len(asked) < screen_report.QUERIES else []
-            asked.append(Asked(id_, letters.decode("utf-8", "backslashreplace"), few))
+            shown = letters.decode("utf-8", "backslashreplace")
+            asked.append(Asked(id_, shown, few, len(known_binders.get(letters, ()))))
     if page is not None:
         _write_page(page, model, index, store, name, asked, towers, took, recall)
     if path is not None:
@@ -257,11 +267,26 @@ def _recall(store: Store, queries_QP: np.ndarray, ranking: Ranking, top: int) ->
     return float(faiss_search.recall(found, expected).mean())
 
 
+def _known(
+    known: str | list[str], pairs: PairConfig, kind: SequenceKind, store: Store, towers: Towers | None, name: str
+) -> dict[bytes, list[bytes]]:
+    """Known binders by query. Raises UserError where the pairs are not of what asks and what answers."""
+    both = towers is None or name == SHARED
+    first = both or _is_first(towers, name)
+    kinds = (kind, store.about.kind) if first else (store.about.kind, kind)
+    if (pairs.kind_a, pairs.kind_b) != kinds:
+        raise UserError(
+            f"pairs.kind_a is {pairs.kind_a} and pairs.kind_b {pairs.kind_b}, but here pairs are of {kinds[0]} and "
+            f"{kinds[1]}; known binders are read of the same kinds"
+        )
+    return binders(read_pairs(known, pairs), (True, False) if both else (first,))
+
+
 def _letters_name(store: Store) -> str:
     return "smiles" if store.about.kind == "molecule" else "sequence"
 
 
-def _row(query: str, hit: Hit, store: Store, towers: Towers | None) -> dict[str, Any]:
+def _row(query: str, hit: Hit, store: Store, towers: Towers | None, known: bool) -> dict[str, Any]:
     row: dict[str, Any] = {
         "query": query, "rank": hit.rank, "id": hit.id, _letters_name(store): hit.letters, "score": hit.score,
     }  # fmt: skip
@@ -269,6 +294,8 @@ def _row(query: str, hit: Hit, store: Store, towers: Towers | None) -> dict[str,
         row[f"affinity ({towers.answers.unit})"] = hit.affinity
     if hit.probability is not None:
         row["probability"] = hit.probability
+    if known:
+        row |= {"nearest known": hit.known, "similarity": hit.similarity}
     return row
 
 

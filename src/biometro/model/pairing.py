@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from biometro.data.batch import Packed
 from biometro.errors import UserError
 from biometro.model.heads import mean_of_residues
-from biometro.model.limits import check_choices, check_sizes
+from biometro.model.limits import check_choices, check_flags, check_sizes
 
 MOST_SCALE = 100.0
 """Logits are at most this many times a cosine (Radford et al. 2021, arXiv 2103.00020, section 2.5)."""
@@ -90,14 +90,17 @@ class PairHeadConfig:
     width: of the common space.
     hidden: width of the cross-interaction head's hidden layer; none leaves that head out.
     dropout: probability, before its last layer, in training.
+    cosine: whether affinities are read off the cosine.
     """
 
     width: int
     hidden: int | None = None
     dropout: float = 0.0
+    cosine: bool = True
 
     def __post_init__(self) -> None:
         check_sizes("pair head", self)
+        check_flags("pair head", self, "cosine")
         if isinstance(self.dropout, bool) or not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
             raise UserError(f"pair head.dropout is {self.dropout!r}; it must be at least 0 and below 1")
 
@@ -152,8 +155,7 @@ class PairHead(nn.Module):
         return out
 
     def affinity(self, a_NP: Tensor, b_NP: Tensor) -> Tensor:
-        """(N,) in the unit of the labels: the mean of what the heads say that there are."""
-        found = self.on_cosine((a_NP * b_NP).sum(-1))
-        if self.dense is not None:
-            found = (found + self.cross(a_NP, b_NP)) / 2
-        return found * self.unit + self.center
+        """(N,) in the unit of the labels: read off the cosine, by the cross-interaction head, or the mean of both."""
+        found = [self.on_cosine((a_NP * b_NP).sum(-1))] if self.config.cosine or self.dense is None else []
+        found += [self.cross(a_NP, b_NP)] if self.dense is not None else []
+        return sum(found[1:], found[0]) / len(found) * self.unit + self.center

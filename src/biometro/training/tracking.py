@@ -23,7 +23,7 @@ TrackerName = Literal["tensorboard", "wandb"]
 _PLAIN_EVERY = 15.0  # seconds between lines where there is no terminal to draw on
 
 
-GLANCE = ("mlm_accuracy", "rtd_gain", "rtd_ap", "accuracy", "macro_f1", "auroc", "spearman", "rmse")
+GLANCE = ("mlm_accuracy", "rtd_gain", "rtd_ap", "accuracy", "macro_f1", "auroc", "spearman", "rmse", "mrr")
 """Figures, beside losses, that are worth a glance on the screen."""
 
 
@@ -172,7 +172,7 @@ def summary(row: Row) -> str:
     """The figures of a row worth a glance, in one line."""
     parts = [f"{row['tokens_per_s']:,.0f} tokens/s"] if "tokens_per_s" in row else []
     parts += [f"{name} {value:.3f}" for name, value in row.items() if name.endswith("loss")]
-    parts += [f"{name} {row[name]:.3f}" for name in GLANCE if name in row]
+    parts += [f"{name} {row[name]:.3f}" for name in row if name in GLANCE or name.endswith("_over_chance")]
     return ", ".join(parts)
 
 
