@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from biometro.model.bundle import Bundle
 from biometro.model.encoder import Encoder, EncoderConfig
 from biometro.model.load import load
 from biometro.model.towers import load_towers
+from biometro.training.tracking import read_metrics
 
 MOTIFS = ["WWHH", "KKRR", "DDEE", "FFYY"]
 GROUPS = ["c1ccccc1", "C(=O)O", "CN(C)C", "CCCC"]
@@ -252,3 +256,38 @@ def test_mistakes_are_one_clear_line(
 def test_two_models_are_asked_for_where_kinds_differ(models: Path, table: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="need two models"):
         biometro.align(str(models / "protein"), str(table), str(tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_ranks_see_the_negatives_of_both(models: Path, table: Path, tmp_path: Path) -> None:
+    """The losses and the towers of one process, whose step holds what two ranks hold together."""
+    more = [
+        "--controls=false", "--split.by=published", "--tower.depth=full", "--training.accumulate=2",
+        "--training.epochs=1", "--compare={all: {clip: 1, siglip: 0.5, affinity: 1, ranking: 0.1, cosent: 0.1}}",
+    ]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "--",
+        "biometro",
+    ]
+    done = subprocess.run(
+        [*command, *options(models, table, tmp_path / "two", *more)], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert cli.main(options(models, table, tmp_path / "one", *more)) == 0
+    logs = [read_metrics(tmp_path / name / "published" / "all-0" / "metrics.jsonl") for name in ("one", "two")]
+    assert len(logs[0]) == len(logs[1]) > 2
+    for one, two in zip(*logs, strict=True):
+        for name in [name for name in one if name.endswith(("loss", "norm", "chance"))]:
+            assert one[name] == pytest.approx(two[name], rel=1e-3, abs=1e-4), (one["step"], name)
+    towers = [load_towers(tmp_path / name / "model").towers["protein"].encoder.state_dict() for name in ("one", "two")]
+    for name, tensor in towers[0].items():
+        torch.testing.assert_close(towers[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
