@@ -291,3 +291,22 @@ def test_two_ranks_see_the_negatives_of_both(models: Path, table: Path, tmp_path
     towers = [load_towers(tmp_path / name / "model").towers["protein"].encoder.state_dict() for name in ("one", "two")]
     for name, tensor in towers[0].items():
         torch.testing.assert_close(towers[1][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_the_recipe_runs(models: Path, table: Path, tmp_path: Path) -> None:
+    recipe = Path(__file__).parents[2] / "recipes" / "affinity-clip.yaml"
+    lines = [line.split(",") for line in table.read_text().splitlines()[1:]]
+    rows = ["protein_sequence,smiles,value,unit,split,source"]
+    rows += [f"{a},{b},{9 - np.log10(float(kd)):.3f},pKd,{side},davis" for a, b, kd, _, _, side in lines]
+    (tmp_path / "pairs.csv").write_text("\n".join(rows) + "\n")
+    own = [f"--model={models / 'protein'}", f"--ligand={models / 'molecule'}", f"--data={tmp_path / 'pairs.csv'}"]
+    quick = [
+        "--controls=false",
+        "--seeds=1",
+        "--training.epochs=1",
+        "--split.by=published",
+        f"--run={tmp_path / 'run'}",
+    ]
+    assert cli.main(["align", str(recipe), *own, *quick]) == 0
+    said = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [*said["splits"]["published"]["methods"]] == ["clip", "affinity", "clip+affinity"]
