@@ -237,6 +237,7 @@ class Alignment:
                 self.training.hard_negatives, seed, self.train,
             )  # fmt: skip
             metric = self.training.metric or ("spearman" if {"affinity", "cross"} & {*losses.weights} else "mrr")
+            self._check_metric(objective.to(self.world.device), examples, metric)
             learnt = sum(p.numel() for p in objective.parameters() if p.requires_grad)
             self.console.print(f"{division.by}, {name}, seed {seed}: {learnt:,} weights learn", highlight=False)
             outcome = alignment.fit(
@@ -336,14 +337,19 @@ class Alignment:
 
     # What fits say ---------------------------------------------------------------------------------------------------
 
-    def _scored(self, objective: Contrastive, examples: PairExamples, which: np.ndarray) -> Scored:
-        return alignment.score(objective, examples, which, self.world.device)
-
     def _validation(self, objective: Contrastive, examples: PairExamples, metric: str) -> dict[str, float]:
         found = self._figures(alignment.score(objective, examples, self.valid, self.world.device))
+        watched = {name: found[name] for name in pair_results.WATCHED if name in found}
+        return watched | {metric: found.get(metric, float("nan"))}
+
+    def _check_metric(self, objective: Contrastive, examples: PairExamples, metric: str) -> None:
+        """Raises UserError where the validation pairs do not define the figure by which weights are chosen."""
+        found = self._figures(alignment.score(objective, examples, self.valid, self.world.device))
         if metric not in found:
-            raise UserError(f"training.metric is {metric}; of these pairs there are: {', '.join(found)}")
-        return {name: found[name] for name in pair_results.WATCHED if name in found} | {metric: found[metric]}
+            raise UserError(
+                f"training.metric is {metric}, which the {len(self.valid):,} validation pairs do not define; they "
+                f"define {', '.join(found) or 'nothing: give a larger split.valid'}"
+            )
 
     def _figures(self, scored: Scored) -> dict[str, float]:
         return pair_results.figures(
@@ -372,7 +378,7 @@ class Alignment:
             self.all.unit or "score" if scaled else "", deviation if scaled else None,
             pair_results.probability(valid.cosine, valid.pairs.label), self._binds(),
         )  # fmt: skip
-        if division.by == self.first and self._best_so_far(division.by, validated[metric], metric):
+        if division.by == self.first and self._best_so_far(division.by, validated):
             self._save(objective, name, losses, answers, division, said)
         return said
 
@@ -383,16 +389,13 @@ class Alignment:
             return f"{self.all.unit or 'score'} of at least {pairs['binds_from']:g}"
         return f"{pairs['label']} is 1" if pairs["label"] is not None and pairs["b"] is not None else ""
 
-    def _best_so_far(self, by: str, value: float, metric: str) -> bool:
-        """Whether no fit on this split that was judged by the same figure was as good on validation."""
-        sign = 1.0 if pair_results.larger_is_better(metric) else -1.0
+    def _best_so_far(self, by: str, validated: Mapping[str, float]) -> bool:
+        """Whether no fit on this split was as good on validation: by ranks of values where there are any, so that fits
+        that were themselves selected by different figures can be compared, else by retrieval."""
+        figure = "spearman" if "spearman" in validated else "mrr"
         kept = (read_json(path) for path in (self.folder / by).glob("*/result.json"))
-        before = [
-            sign * said["valid"][metric] for said in kept
-            if said.get("metric") == metric and said["valid"].get(metric) is not None
-        ]  # fmt: skip
-        others = any((self.folder / by).glob("*/result.json")) and (self.folder / "model").exists()
-        return bool(np.isfinite(value)) and (sign * value > max(before) if before else not others or not before)
+        before = [said["valid"].get(figure) for said in kept if "valid" in said]
+        return all(value is None or validated.get(figure, -np.inf) > value for value in before)
 
     def _save(
         self, objective: Contrastive, name: str, losses: LossConfig, answers: PairAnswers, division: PairDivision,
