@@ -220,20 +220,16 @@ def to_huggingface(bundle: Bundle, folder: str | Path) -> None:
     Raises UserError, naming the setting, where the model is not expressible as ESM-2: another position code, norm,
     feed-forward or head; only the encoder and its vocabulary head are exported.
     """
-    if not isinstance(bundle.encoder, Encoder) or not isinstance(bundle.alphabet, Alphabet):
-        raise UserError("cannot be exported as EsmForMaskedLM: its encoder is one of transformers already")
-    folder, config = Path(folder), bundle.encoder.config
-    head = bundle.modules.get("vocabulary")
-    problems = obstacles(config) | {
-        "its tokens are not those of ESM-2, with or without marks of receptors": bundle.alphabet.tokens
-        not in [alphabet.tokens for alphabet in ALPHABETS.values()],
-        "the vocabulary head has no dense layer": isinstance(head, VocabularyHead) and not head.config.dense,
-    }
-    for problem, present in problems.items():
-        if present:
-            raise UserError(f"cannot be exported as EsmForMaskedLM: {problem}")
-    if not isinstance(head, VocabularyHead):
-        raise UserError("cannot be exported as EsmForMaskedLM: the model has no vocabulary head")
+    with new_folder(Path(folder)) as work:
+        write_huggingface(bundle, work)
+
+
+def write_huggingface(bundle: Bundle, work: Path, head: bool = True) -> None:
+    """The same into a folder that exists already; without `head`, the encoder alone (`EsmModel`)."""
+    named = "EsmForMaskedLM" if head else "EsmModel"
+    _check_esm(bundle, named, head)
+    assert isinstance(bundle.encoder, Encoder) and isinstance(bundle.alphabet, Alphabet)
+    config, alphabet = bundle.encoder.config, bundle.alphabet
     tensors, _ = distinct_state(bundle.modules)
     theirs = {name: tensors[ours] for name, ours in _HUGGINGFACE.items() if ours in tensors}
     for number in range(config.depth):
@@ -248,9 +244,10 @@ def to_huggingface(bundle: Bundle, folder: str | Path) -> None:
                 theirs[f"esm.encoder.layer.{number}.{name}.{kind}"] = tensor
     theirs.setdefault("esm.contact_head.regression.weight", torch.zeros(1, config.depth * config.heads))
     theirs.setdefault("esm.contact_head.regression.bias", torch.zeros(1))
-    alphabet = bundle.alphabet
+    if not head:
+        theirs = {name.removeprefix("esm."): tensor for name, tensor in theirs.items() if name.startswith("esm.")}
     settings = {
-        "architectures": ["EsmForMaskedLM"], "model_type": "esm", "vocab_size": config.vocab_size,
+        "architectures": [named], "model_type": "esm", "vocab_size": config.vocab_size,
         "hidden_size": config.width, "num_hidden_layers": config.depth, "num_attention_heads": config.heads,
         "intermediate_size": config.hidden, "hidden_act": "gelu", "layer_norm_eps": config.norm_eps,
         "hidden_dropout_prob": config.dropout, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.02,
@@ -261,11 +258,27 @@ def to_huggingface(bundle: Bundle, folder: str | Path) -> None:
     }  # fmt: skip
     specials = {"cls_token": alphabet.begin, "eos_token": alphabet.end, "pad_token": alphabet.pad,
                 "mask_token": alphabet.mask, "unk_token": "<unk>"}  # fmt: skip
-    with new_folder(folder) as work:
-        write_safetensors(work / "model.safetensors", theirs)
-        (work / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        (work / "vocab.txt").write_text("\n".join(alphabet.tokens), encoding="utf-8")
-        tokenizer = {"tokenizer_class": "EsmTokenizer", "clean_up_tokenization_spaces": False, **specials}
-        (work / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=1), encoding="utf-8")
-        (work / "special_tokens_map.json").write_text(json.dumps(specials, indent=1), encoding="utf-8")
-        (work / "README.md").write_text(bundle.card(), encoding="utf-8")
+    write_safetensors(work / "model.safetensors", theirs)
+    (work / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    (work / "vocab.txt").write_text("\n".join(alphabet.tokens), encoding="utf-8")
+    tokenizer = {"tokenizer_class": "EsmTokenizer", "clean_up_tokenization_spaces": False, **specials}
+    (work / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=1), encoding="utf-8")
+    (work / "special_tokens_map.json").write_text(json.dumps(specials, indent=1), encoding="utf-8")
+    (work / "README.md").write_text(bundle.card(), encoding="utf-8")
+
+
+def _check_esm(bundle: Bundle, named: str, head: bool) -> None:
+    """Raises UserError where the model is not expressible."""
+    if not isinstance(bundle.encoder, Encoder) or not isinstance(bundle.alphabet, Alphabet):
+        raise UserError(f"cannot be exported as {named}: its encoder is one of transformers already")
+    vocabulary = bundle.modules.get("vocabulary")
+    problems = obstacles(bundle.encoder.config) | {
+        f"its tokens ({bundle.alphabet.name}) are not those of ESM-2, with or without marks of receptors":
+            bundle.alphabet.tokens not in [alphabet.tokens for alphabet in ALPHABETS.values()],
+        "the vocabulary head has no dense layer":
+            head and isinstance(vocabulary, VocabularyHead) and not vocabulary.config.dense,
+        "the model has no vocabulary head": head and not isinstance(vocabulary, VocabularyHead),
+    }  # fmt: skip
+    for problem, present in problems.items():
+        if present:
+            raise UserError(f"cannot be exported as {named}: {problem}")
