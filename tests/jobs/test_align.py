@@ -25,6 +25,7 @@ from biometro.model.encoder import Encoder, EncoderConfig
 from biometro.model.load import load
 from biometro.model.towers import load_towers
 from biometro.training.tracking import read_metrics
+from model.test_huggingface import a_chemberta_folder
 
 MOTIFS = ["WWHH", "KKRR", "DDEE", "FFYY"]
 GROUPS = ["c1ccccc1", "C(=O)O", "CN(C)C", "CCCC"]
@@ -310,3 +311,17 @@ def test_the_recipe_runs(models: Path, table: Path, tmp_path: Path) -> None:
     assert cli.main(["align", str(recipe), *own, *quick]) == 0
     said = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [*said["splits"]["published"]["methods"]] == ["clip", "affinity", "clip+affinity"]
+
+
+def test_a_model_of_transformers_with_its_own_tokenizer_is_a_tower(models: Path, table: Path, tmp_path: Path) -> None:
+    (tmp_path / "chemberta").mkdir()
+    a_chemberta_folder(tmp_path / "chemberta")
+    more = [
+        "--controls=false", "--split.by=published", "--training.epochs=1", "--ligand_tower.depth=lora",
+        f"--ligand={tmp_path / 'chemberta'}",
+    ]  # fmt: skip
+    command = [
+        one for one in options(models, table, tmp_path / "run", *more) if one != f"--ligand={models / 'molecule'}"
+    ]
+    assert cli.main(command) == 0
+    assert load_towers(tmp_path / "run" / "model").sides[1].alphabet.name == "text"
