@@ -41,7 +41,10 @@ def test_a_model_is_said_to_beat_its_best_control_or_not() -> None:
     even = pair_results.verdicts({**rivals, "model": method(pairs, [fair], False)})
     assert not any(one["better"] or one["worse"] for one in even)
     assert all(one["difference"] == 0 for one in even)
-    assert "does not clearly beat" in pair_results.told(even[0]) and "is beaten by" in pair_results.told(lost[0])
+    said = [pair_results.told(verdicts) for verdicts in (won, lost, even)]
+    assert [[beats for _, beats in one] for one in said] == [[True], [False], [False]]
+    assert "model is beaten by its best control in spearman (good, -" in said[1][0][0]
+    assert "does not clearly beat" in said[2][0][0] and "model beats" in said[0][0][0]
 
 
 def test_a_cosine_has_no_error_and_a_model_means_over_seeds() -> None:

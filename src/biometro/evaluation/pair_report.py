@@ -39,10 +39,8 @@ def write_pair_report(path: Path, said: Mapping[str, Any]) -> None:
     body = [fact_list(said["facts"])]
     for by, entry in said["splits"].items():
         body.append(f"<h2>Split by {escape(by.replace('_', ' '))}</h2>")
-        lost = [pair_results.told(one) for one in entry.get("verdicts", []) if not one["better"]]
-        won = [pair_results.told(one) for one in entry.get("verdicts", []) if one["better"]]
-        body.append(warning_box("; ".join(lost)))
-        body += [f"<p>{escape(text)}</p>" for text in won]
+        for text, won in pair_results.told(entry.get("verdicts", [])):
+            body.append(f"<p>{escape(text)}</p>" if won else warning_box(text))
         cards = [card("Test pairs", _table(entry), _sizes(entry), look="wide", heading="h3")]
         for name in [n for n in pair_results.JUDGED if n in pair_results.columns(entry)]:
             cards.append(card(name.replace("_", " "), _dots(entry, name), _NOTES["dots"], heading="h3"))

@@ -225,14 +225,30 @@ def without_resamples(said: dict[str, Any]) -> dict[str, Any]:
     return said | {"splits": entries}
 
 
-def told(verdict: Mapping[str, Any]) -> str:
-    """A verdict in a sentence."""
-    how = "beats" if verdict["better"] else "is beaten by" if verdict["worse"] else "does not clearly beat"
-    between = f"{verdict['low']:+.3f} to {verdict['high']:+.3f}" if verdict["low"] is not None else "undefined"
-    return (
-        f"{verdict['method']} {how} its best control, {verdict['rival']}, in {verdict['figure']} "
-        f"({verdict['difference']:+.3f}, {between})"
-    )
+def told(verdicts: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool]]:
+    """Verdicts in a sentence for each model, and whether it beats its best control in every figure."""
+    found = []
+    for name in dict.fromkeys(one["method"] for one in verdicts):
+        own = [one for one in verdicts if one["method"] == name]
+        parts = []
+        for how in ("beats", "is beaten by", "does not clearly beat"):
+            these = [
+                f"{one['figure'].replace('_', ' ')} ({one['rival']}, {_signed(one['difference'])}, "
+                f"{_signed(one['low'])} to {_signed(one['high'])})"
+                for one in own if how == _how(one)
+            ]  # fmt: skip
+            if these:
+                parts.append(f"{how} its best control in {', '.join(these)}")
+        found.append((f"{name} {'; '.join(parts)}", all(one["better"] for one in own)))
+    return found
+
+
+def _how(verdict: Mapping[str, Any]) -> str:
+    return "beats" if verdict["better"] else "is beaten by" if verdict["worse"] else "does not clearly beat"
+
+
+def _signed(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:+.3f}"
 
 
 def columns(entry: Mapping[str, Any]) -> list[str]:
@@ -254,7 +270,7 @@ def table(said: Mapping[str, Any], intervals: bool = True, only: Sequence[str] =
             if not method["control"]:
                 dealt = cells(with_shuffled(method), names, False)
                 rows.append(f"| {name}, {SHUFFLED} | {' | '.join(dealt)} |")
-        blocks.append("\n".join([head, "", *rows, "", *(f"- {told(one)}" for one in entry.get("verdicts", []))]))
+        blocks.append("\n".join([head, "", *rows, "", *(f"- {text}" for text, _ in told(entry.get("verdicts", [])))]))
     return "\n\n".join(blocks) + "\n"
 
 
