@@ -315,3 +315,19 @@ def test_groups_come_with_their_labels(tmp_path: Path) -> None:
     for settings, said in (({"field": 1}, "headers have none"), ({"task": "regression"}, "no figures per group")):
         with pytest.raises(UserError, match=said):
             LabelConfig(group="e", **settings)  # type: ignore[arg-type]
+
+
+def test_a_label_that_is_a_part_of_what_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vdjdb.tsv"
+    rows = [
+        "cdr3.alpha\tcdr3.beta\tspecies\tantigen.epitope",
+        "CAVF\tCASSF\tHomoSapiens\tGILGFVFTL",
+        "CAAF\tCASRF\tHomoSapiens\tNLVPMVATV",
+    ]
+    path.write_text("\n".join(rows) + "\n")
+    config = LabelConfig(column="antigen.epitope", min_per_class=1)
+    with pytest.raises(UserError, match=r"'antigen\.epitope' is read as a part of the sequences"):
+        read_labelled(str(path), config, ReadOptions(kind="tcr"), Reading("tcr"))
+    parts = {"alpha": "cdr3.alpha", "beta": "cdr3.beta"}
+    found = read_labelled(str(path), config, ReadOptions(kind="tcr", column=parts), Reading("tcr"))
+    assert found.letters == [b"CAVF|CASSF", b"CAAF|CASRF"]

@@ -231,3 +231,16 @@ def test_prepare_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
     assert one["intake"]["dropped_examples"]["no SMILES that RDKit can read"][0].startswith(
         f"{tmp_path}/b.smi, line 3 (3)"
     )
+
+
+def test_a_file_cut_in_a_molfile_ends_the_job_and_an_empty_cell_does_not(tmp_path: Path) -> None:
+    path = write_sdf(tmp_path / "x.sdf", ["CCO", "CCN"])
+    whole = path.read_text()
+    path.write_text(whole[: whole.rindex("M  END") - 5])
+    with pytest.raises(UserError, match="ends in the middle of a molfile"):
+        records(path)
+    (tmp_path / "x.csv").write_text('smiles\nCCO\n""\nCCN\n')
+    account = Account()
+    options = ReadOptions(kind="molecule", column="smiles")
+    kept = list(clean(expand(str(tmp_path / "x.csv")), options, Reading("molecule"), account))
+    assert [letters for _, letters in kept] == [b"CCO", b"CCN"] and account.dropped == {molfiles.NOTHING: 1}

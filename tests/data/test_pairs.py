@@ -255,3 +255,12 @@ def test_values_settled(values: list[tuple[float, int]], how: Any, spread: float
 def test_labels_settled() -> None:
     assert [settle_label(labels, False) for labels in ([-1], [-1, 1], [0, 0], [0, 1])] == [-1, 1, 0, None]
     assert [settle_label(labels, True) for labels in ([0, 1], [0, 0, 1])] == [1, 0]
+
+
+def test_a_value_column_named_as_its_measure_and_filters_that_fit_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("protein_sequence,smiles,Kd,source\nMKTAYIAK,CCO,10,a\nMKTAYIAR,CCN,>10000,a\n")
+    found = read_pairs(str(path), PairConfig(value="Kd", measure="Kd", unit="nM"))
+    assert found.unit == "pKd" and found.value[0] == pytest.approx(8) and found.censored.tolist() == [0, -1]
+    with pytest.raises(UserError, match=r"no row is what pairs\.where asks for"):
+        read_pairs(str(path), PairConfig(value="Kd", measure="Kd", unit="nM", where={"source": "b"}))

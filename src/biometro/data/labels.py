@@ -18,8 +18,9 @@ import numpy as np
 
 from biometro.alphabet import Reading, SequenceKind
 from biometro.alphabet.kinds import AnyAlphabet
+from biometro.data import layouts
 from biometro.data.intake import Account, clean_records
-from biometro.data.sources import TABLES, ReadOptions, Record, Source, expand, read
+from biometro.data.sources import TABLES, ReadOptions, Record, Source, expand, read, table_columns
 from biometro.data.task import LabelConfig, Task, Truth
 from biometro.data.truth import LABEL, BadLabelError, Cells, find_task, parse
 from biometro.errors import UserError
@@ -174,6 +175,8 @@ def _records(
             raise UserError(f"{source.name}: {name} rows of a table, and this is none")
         cells = () if from_header or table is not None else config.cells
         fields = (*cells, *asked)
+        if cells and options.kind in ("antibody", "tcr"):
+            _check_label_unread(source, config, options)
         own = replace(options, fields=fields)
         rows = (r for r in read(source, own) if config.chosen(dict(zip(asked, r.fields[len(cells) :], strict=False))))
         for record, letters in clean_records(rows, reading, account, alphabet=alphabet):
@@ -182,6 +185,19 @@ def _records(
             else:
                 cell = _from_header(record, config) if from_header else config.label(record.fields[: len(cells)])
                 yield record, letters, cell
+
+
+def _check_label_unread(source: Source, config: LabelConfig, options: ReadOptions) -> None:
+    """Raises UserError where a column of the label is a part of the sequences that are read, as the epitope of VDJdb
+    is: its letters would tell the answer."""
+    layout = layouts.find(table_columns(source), options.column, options.kind, options.region, source.name)
+    named = [config.column] if isinstance(config.column, str) else config.column or []
+    told = [name for name in named if layout is not None and name in layout.columns]
+    if told:
+        raise UserError(
+            f"{source.name}: the label {told[0]!r} is read as a part of the sequences, which tells the answer; "
+            "say with `column` which parts to read, as in {alpha: cdr3.alpha, beta: cdr3.beta}"
+        )
 
 
 def _group_of(raw: Cells | None, config: LabelConfig) -> str | None:

@@ -22,6 +22,7 @@ from biometro.errors import UserError
 
 UNREADABLE = "a molfile that RDKit cannot read"
 EMPTY = "a molfile without atoms"
+NOTHING = "an empty cell where a SMILES was expected"
 
 _END = re.compile(rb"^\$\$\$\$[^\n]*(?:\n|\Z)", re.MULTILINE)
 _LINE = re.compile(rb"\n")
@@ -187,6 +188,8 @@ def read_sdf(piece: bytes, line: int, name: str) -> Iterator[Molfile]:
                 raise too_long(name, line)
             if b"\n" not in raw and b"\r" in raw.rstrip():
                 raise UserError(cr_alone(name, line))
+            if found is None and b"M  END" not in raw:
+                raise UserError(f"{name}, line {line}: the file ends in the middle of a molfile")
             yield _molfile(raw, line, name)
         line += piece.count(b"\n", start, after)
         start = after

@@ -142,7 +142,7 @@ def _text(cell: Any) -> str:
 def _column_or_text(name: str, config: PairConfig, columns: Sequence[str], source: Source) -> tuple[str | None, str]:
     """The column that an option names, or else the text it is. Raises UserError where it is neither."""
     said: str | None = getattr(config, name)
-    if said is None or said in columns:
+    if said is None or (said in columns and said not in (config.value, config.label)):  # a column `Kd` is no measure's
         return said, ""
     if find_measure(said) is None and find_power(said) is None:
         raise UserError(

@@ -153,6 +153,8 @@ def _sides(pairs: Pairs, by: PairBy, config: PairSplitConfig, seed: int) -> np.n
     """(N,) int8 places in `SIDES`, -1 on none."""
     shares = (config.valid, config.test)
     if by == "published":
+        if not any(pairs.sides):
+            raise UserError("split.by: published needs pairs.split, the column that says the side")
         side = named_sides(pairs.sides, config, "the column pairs.split")
         if not (side == 1).any():
             inside = np.flatnonzero(side == 0)

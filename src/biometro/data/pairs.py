@@ -164,8 +164,13 @@ def read_pairs(
         refuse(account)
     unit = unit_of(rows, config)
     rows = once(rows, config, one.places is two.places, account)
+    if not account.read and config.asked:
+        raise UserError(f"no row is what pairs.where asks for ({', '.join(config.asked)})")
     if not rows:
-        raise UserError(f"no usable pair is left of {account.read}; dropped: {account.dropped}")
+        first = list(account.dropped.items())[:5]
+        more = f" and {len(account.dropped) - 5} other reasons" if len(account.dropped) > 5 else ""
+        said = "; ".join(f"{reason}: {count:,}" for reason, count in first)
+        raise UserError(f"no usable pair is left of {account.read:,}; dropped: {said}{more}")
     account.kept = len(rows)
     account.repaired = sum(row.repaired for row in rows)
     at_a, at_b, letters_a, letters_b = _used(rows, one, two)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from biometro.alphabet import immune
 from biometro.alphabet.immune import ImmuneKind
-from biometro.data import layouts
+from biometro.data import layouts, molfiles
 from biometro.data.bounds import LONGEST_RECORD, Lines, check_parquet
 from biometro.data.fasta import no_sequence, short
 from biometro.data.records import Piece, ReadOptions, Record, Source
@@ -111,6 +111,8 @@ class Columns:
             return Record(id_, b"", name, line, split, "", fields)
         if options.identifiers and isinstance(cell, str | int) and str(cell).strip():
             return Record(id_, str(cell).encode(), name, line, split, "", fields)
+        if options.kind == "molecule" and (cell is None or cell == "") and not options.identifiers:
+            return Record(id_, b"", name, line, split, "", fields, molfiles.NOTHING)
         if not isinstance(cell, str) or not cell.strip():
             wanted = "an identifier" if options.identifiers else "a sequence"
             what = "an empty cell" if cell is None or isinstance(cell, str) else f"a {type(cell).__name__}"

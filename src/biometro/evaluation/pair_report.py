@@ -23,6 +23,7 @@ table.figures{border-collapse:collapse;font-size:.85rem;display:block;overflow-x
 .figures th,.figures td{padding:.25rem .6rem;text-align:right;white-space:nowrap}
 .figures th:first-child,.figures td:first-child{text-align:left}
 .figures tr.control td{opacity:.75}
+h2{margin-top:2.2rem}
 figure.wide{grid-column:1/-1}
 """
 _NOTES = {
@@ -71,7 +72,12 @@ def _sizes(entry: Mapping[str, Any]) -> str:
             )
     if about.get("targets counted"):
         text += f"; means per target over {about['targets counted']:,} of {about['targets']:,} targets"
-    return text + ". Models: mean ± deviation over seeds; controls: 95 % interval over resamples of targets."
+    return (
+        f"{text}. Models: mean ± deviation over seeds; controls: 95 % interval over resamples of targets. Partners "
+        "shuffled: the same model, asked about test pairs whose second sequences were dealt anew. ci: share of couples "
+        "of pairs in their right order; bedroc, ef1: how many that bind come first (ef1: in the first 1 %, as "
+        "multiples of chance)."
+    )
 
 
 def _table(entry: Mapping[str, Any]) -> str:
@@ -142,13 +148,15 @@ def _curves(entry: Mapping[str, Any]) -> str:
     for title, history, metric in fits:
         place = names.index(title.rsplit(", seed", 1)[0])
         style: dict[str, Any] = {"color": colours[place % len(colours)], "linewidth": 1.4, "alpha": 0.8}
+        if len(history["step"]) == 1:
+            style["marker"] = "o"
         above.plot(history["step"], _numbers(history["valid"]), **style)
         below.plot(history["step"], _numbers(history["loss"]), **style)
         above.set_ylabel(metric)
     for place, name in enumerate(names):
         above.plot([], [], color=colours[place % len(colours)], label=name)
     above.legend(frameon=False, fontsize=8)
-    below.set_ylabel("training loss")
+    below.set_ylabel("training loss, over chance\nwhere there is one")
     below.set_xlabel("step")
     return plots.to_svg(figure)
 

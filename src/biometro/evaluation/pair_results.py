@@ -253,7 +253,10 @@ def _signed(value: float | None) -> str:
 
 def columns(entry: Mapping[str, Any]) -> list[str]:
     """The figures that stand in a split's table."""
-    there = {name for method in entry["methods"].values() for run in method["runs"] for name in run["figures"]}
+    there = {
+        name for method in entry["methods"].values() for run in method["runs"]
+        for name, value in run["figures"].items() if value is not None
+    }  # fmt: skip
     return [name for name in MAIN if name in there]
 
 
