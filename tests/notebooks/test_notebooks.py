@@ -128,7 +128,7 @@ def test_affinity_runs_on_a_small_case(kernel: AsyncKernelManager, tmp_path: Pat
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 4  # scatter, targets, ranks, controls
     said = texts(notebook)
     assert "affinities: pKd" in said and "| known proteins | " in said and "| ligand only | " in said
-    assert re.search(r"\| new proteins \| \d+ \| 0 \| 0% \| 100% \|", said)  # pairs, left out, seen in training
+    assert re.search(r"\| new proteins \| \d+ \| 20 \| 0% \| 100% \|", said)  # pairs, left out, seen in training
     made = work / "affinity-notebook"
     told = json.loads((made / "run" / "results.json").read_text())["splits"]["published"]
     figures = next(iter(told["methods"].values()))["runs"][0]["figures"]
