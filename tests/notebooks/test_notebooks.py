@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+from scipy.stats import spearmanr
 
 import biometro
 
@@ -107,3 +111,30 @@ def test_variants_runs_on_a_small_case(kernel: AsyncKernelManager, tmp_path: Pat
     records = (made / "variants.fasta").read_text().splitlines()
     assert len(records) == 40 and all(" count=5 " in line for line in records[::2])
     assert "All single mutants by clm" in (made / "singles.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_affinity_runs_on_a_small_case(kernel: AsyncKernelManager, tmp_path: Path) -> None:
+    pytest.importorskip("rdkit")
+    notebook = read("affinity.ipynb")
+    work = tmp_path / "work"
+    work.mkdir()
+    NotebookClient(notebook, km=kernel, timeout=240, resources={"metadata": {"path": str(work)}}).execute()
+
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = [output for cell in code for output in cell.outputs]
+    assert "Traceback" not in json.dumps(outputs)
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4  # scatter, targets, ranks, controls
+    said = texts(notebook)
+    assert "affinities: pKd" in said and "| known proteins | " in said and "| ligand only | " in said
+    assert re.search(r"\| new proteins \| \d+ \| 20 \| 0% \| 100% \|", said)  # pairs, left out, seen in training
+    made = work / "affinity-notebook"
+    told = json.loads((made / "run" / "results.json").read_text())["splits"]["published"]
+    figures = next(iter(told["methods"].values()))["runs"][0]["figures"]
+    rows = list(csv.DictReader((made / "known-proteins.csv").open()))
+    assert len(rows) == told["sizes"]["test"]
+    measured, predicted = (np.array([float(row[name]) for row in rows]) for name in ("measured", "predicted"))
+    assert np.sqrt(np.mean((measured - predicted) ** 2)) == pytest.approx(figures["rmse"], abs=2e-3)
+    assert spearmanr(measured, predicted).statistic == pytest.approx(figures["spearman"], abs=2e-3)  # as the run told
+    assert f"| towers | {figures['spearman']:.3f} (" in said and figures["spearman"] > 0.6
