@@ -143,17 +143,10 @@ def align(
         console = Console(stderr=True, quiet=not world.leads)
         bundles, fingerprints = _models(model, ligand, pairs)
         reading_a, reading_b = _readings(bundles, pairs, residues, molecules)
-        configs = [(data, pairs), *((one.data, one.pairs) for one in also or ())]
-        options = ReadOptions(format)
-        sets = [
-            read_pairs(files, config, reading_a, reading_b, options, *(b.alphabet for b in _both(bundles)))
-            for files, config in configs
-        ]
-        if len(sets) > 1 and sets[0].classes is not None:
-            raise UserError("also: further data sets go with pairs, not with sequences that have classes")
-        found = Pairs.join(sets) if len(sets) > 1 else sets[0]
+        sets = [(data, pairs), *((one.data, one.pairs) for one in also or ())]
+        found = _read(sets, bundles, reading_a, reading_b, ReadOptions(format))
         _check_losses(chosen, found)
-        towers = [tower] if ligand is None else [tower, tower if ligand_tower is None else ligand_tower]
+        towers = [tower, tower if ligand_tower is None else ligand_tower][: len(bundles)]
         recipe = _recipe(
             {"model": model, "data": data, "run": run, "ligand": ligand, "share": share, "width": width,
              "controls": controls, "pool": pool, "partners": partners, "residues": residues, "format": format,
@@ -265,6 +258,18 @@ def _readings(
         for bundle, kind, side in ((one, pairs.kind_a, "model"), (two, pairs.kind_b, "ligand"))
     ]
     return made[0], made[1]
+
+
+def _read(
+    sets: list[tuple[str | list[str], PairConfig]], bundles: dict[str, Bundle], reading_a: Reading, reading_b: Reading,
+    options: ReadOptions,
+) -> Pairs:  # fmt: skip
+    """All data sets as one, each with its number."""
+    alphabets = [bundle.alphabet for bundle in _both(bundles)]
+    found = [read_pairs(files, config, reading_a, reading_b, options, *alphabets) for files, config in sets]
+    if len(found) > 1 and found[0].classes is not None:
+        raise UserError("also: further data sets go with pairs, not with sequences that have classes")
+    return Pairs.join(found) if len(found) > 1 else found[0]
 
 
 def _recipe(plain: dict[str, Any], parts: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:

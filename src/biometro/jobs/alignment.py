@@ -38,7 +38,6 @@ from biometro.training import alignment, checkpoint
 from biometro.training.alignment import AlignTraining, Scored, TowerConfig, TowerModel
 from biometro.training.parallel import World
 from biometro.training.signals import StopRequest
-from biometro.training.tracking import read_metrics
 from biometro.untrusted import read_json
 
 _SAMPLE = 2000  # training sequences whose vectors say how to standardise them, where the encoder learns
@@ -255,7 +254,7 @@ class Alignment:
                     whole = build().to(self.world.device)
                     checkpoint.read_weights(checkpoint.folders(place / "checkpoints")[-1], whole, "best")
                 facts: dict[str, Any] = {"seed": seed, "step": outcome.progress.best_step, "trained_parameters": learnt}
-                facts |= {"seconds": time.perf_counter() - began, "history": self._history(place, metric)}
+                facts |= {"seconds": time.perf_counter() - began, "history": alignment.history(place, metric)}
                 said = facts | self._conclude(division, whole, examples, name, losses, metric)
                 self._keep(place, said)
                 return said
@@ -426,21 +425,6 @@ class Alignment:
                 BaseModel(str(Path(path).absolute()), fingerprint) if how.depth == "lora" else None,
             )  # fmt: skip
         Towers(towers, objective.head, answers, self.recipe, facts).save(self.folder / "model")
-
-    def _history(self, place: Path, metric: str) -> dict[str, list[float | None]]:
-        """Of every validation its figure, and the mean training loss since the one before, over chance where told."""
-        history: dict[str, list[float | None]] = {"step": [], "valid": [], "loss": []}
-        losses: list[float] = []
-        for row in read_metrics(place / "metrics.jsonl"):
-            if row["split"] == "train":
-                chance = [name for name in row if name.endswith("_over_chance")]
-                losses.append(row[chance[0]] if chance else row["loss"])
-            else:
-                history["step"].append(row["step"])
-                history["valid"].append(row.get(metric))
-                history["loss"].append(float(np.mean(losses)) if losses else None)
-                losses = []
-        return history
 
     def _known(self, place: Path) -> dict[str, Any] | None:
         path = place / "result.json"

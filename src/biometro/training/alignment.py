@@ -32,7 +32,7 @@ from biometro.training.optimizer import OptimizerConfig
 from biometro.training.parallel import ParallelConfig, World
 from biometro.training.selection import Selection
 from biometro.training.signals import StopRequest
-from biometro.training.tracking import TrackerName
+from biometro.training.tracking import TrackerName, read_metrics
 from biometro.training.trainer import Outcome, TrainingConfig, train
 
 TowerDepth = Literal["frozen", "lora", "full"]
@@ -288,3 +288,20 @@ def fit(
         world=world, score=lambda: measure(objective), selection=Selection(metric, larger, config.patience),
         recipe=recipe, request=request, quiet=quiet,
     )  # fmt: skip
+
+
+def history(run: Path, metric: str) -> dict[str, list[float | None]]:
+    """Of every validation its step and figure, and the mean training loss since the one before, over chance where that
+    is told."""
+    found: dict[str, list[float | None]] = {"step": [], "valid": [], "loss": []}
+    losses: list[float] = []
+    for row in read_metrics(run / "metrics.jsonl"):
+        if row["split"] == "train":
+            chance = [name for name in row if name.endswith("_over_chance")]
+            losses.append(row[chance[0]] if chance else row["loss"])
+        else:
+            found["step"].append(row["step"])
+            found["valid"].append(row.get(metric))
+            found["loss"].append(float(np.mean(losses)) if losses else None)
+            losses = []
+    return found
