@@ -84,10 +84,17 @@ def esm2_folder(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+_SAID = {"finetune": "labels", "align": "pairs"}
+
+
 def recipes_of(job: str) -> list[Path]:
-    """The recipes of a job: those of `finetune` say where labels stand."""
+    """The recipes of a job: those of `finetune` say where labels stand, those of `align` where pairs do."""
     found = sorted(Path(__file__).parent.parent.glob("recipes/*.yaml"))
-    return [path for path in found if ("\nlabels:" in path.read_text()) == (job == "finetune")]
+    jobs = {
+        path: next((name for name, key in _SAID.items() if f"\n{key}:" in path.read_text()), "pretrain")
+        for path in found
+    }
+    return [path for path in found if jobs[path] == job]
 
 
 def metro_bundle(seed: int = 0, **settings: Any) -> Bundle:

@@ -36,7 +36,7 @@ def labelled(column: list[str | None] | None = None) -> Labelled:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("by", ["random", "homology"])
+@pytest.mark.parametrize("by", ["random", pytest.param("homology", marks=pytest.mark.long)])
 def test_a_division_that_is_kept_is_found_again(by: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, config, path = labelled(), SplitConfig(by=by, valid=0.2), tmp_path / by / "split.parquet"
     first = sides.kept(path, data, by, config, 0)

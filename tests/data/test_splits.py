@@ -153,6 +153,7 @@ def test_homology_split_leaves_no_relatives_across(labelled: tuple[list[bytes], 
         assert brute(parts[held][::3], parts[reference]).max() < 0.4
 
 
+@pytest.mark.long
 def test_leak_of_a_random_split_is_what_all_pairs_say(labelled: tuple[list[bytes], np.ndarray, np.ndarray]) -> None:
     sequences, _, labels = labelled
     sides = splits.random_split(labels, SHARES, 0)

@@ -23,6 +23,7 @@ LONG = {
     "a URL that stalls",
     "a worker of prepare is killed",
     "checkpoint bytes flipped",
+    "checkpoint cut short",
     "disk full during a checkpoint",
     "disk full during a corpus build",
     "the clock moves by days, both ways",

@@ -153,7 +153,7 @@ def test_the_same_command_does_nothing_again_and_other_options_are_refused(
     assert "width" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("depth", ["lora", "full"])
+@pytest.mark.parametrize("depth", [pytest.param("lora", marks=pytest.mark.long), "full"])
 def test_encoders_learn_too_in_parts_of_a_batch(models: Path, table: Path, tmp_path: Path, depth: str) -> None:
     more = [f"--tower.depth={depth}", "--training.accumulate=4", "--training.hard_negatives=1", "--training.epochs=1",
             "--controls=false", "--split.by=published"]  # fmt: skip

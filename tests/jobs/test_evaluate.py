@@ -97,6 +97,7 @@ def test_overlap_is_counted_where_the_corpus_is_at_hand(done: tuple[Path, Evalua
     assert said["ours"]["exact"] == sum(letters in there for letters in test) > 400
 
 
+@pytest.mark.long
 def test_a_tuned_model_says_what_its_encoder_was_trained_on(
     data: Path, models: list[Path], corpus: Path, tmp_path: Path
 ) -> None:
