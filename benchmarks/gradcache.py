@@ -1,8 +1,10 @@
-"""Memory of a contrastive step by its number of pairs: read in parts (GradCache), and all at once.
+"""Memory of contrastive steps by their number of pairs: read in parts (GradCache), and all at once.
 
-Two towers are trained in full on random proteins and ligands, one step in a process of its own; what is compared is the
-most memory that each process had. A step that is read in parts of 64 pairs should hardly need more for 4,096 pairs than
-for 64: what grows is the vectors of the common space, and a block of their products.
+Two towers are trained in full on random proteins and ligands, in processes that each read the same pairs, in steps of
+64, ..., 4,096 pairs; what is compared is the most memory that each process had. Steps that are read in parts of 64
+pairs should hardly need more for 4,096 pairs than for 64: what grows is the vectors of the common space, and a block of
+their products. A single small step would be no measure: every part has a shape of its own, and what the C library keeps of
+freed memory grows with the shapes that have passed.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ MUST = 1.3
 
 
 def step(pairs: int, part: int, options: argparse.Namespace) -> dict[str, float]:
-    """One step of so many pairs, read in parts; seconds, the loss, and MB of memory before it and at most."""
+    """Steps of so many pairs, read in parts; seconds, the last loss, and MB of memory before and at most."""
     torch.manual_seed(options.seed)
     random = np.random.default_rng(options.seed)
     towers = {}
@@ -44,10 +46,12 @@ def step(pairs: int, part: int, options: argparse.Namespace) -> dict[str, float]
     every = np.arange(pairs)
     known = Known(every, every, np.ones(pairs, bool), np.full(pairs, np.nan), pairs)
     goal = Contrastive(VIEWS, towers, PairHead(PairHeadConfig(128)), known, LossConfig(clip=1.0)).train()
-    batches = [batch(np.arange(start, min(start + part, pairs)), random, options) for start in range(0, pairs, part)]
+    starts = range(0, pairs, part)
     before = memory()
     began = time.perf_counter()
-    terms = goal.backward(batches)
+    for _ in range(max(1, max(options.pairs) // pairs)):
+        terms = goal.backward([batch(np.arange(at, min(at + part, pairs)), random, options) for at in starts])
+        goal.zero_grad()
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "loss": float(terms["clip_loss"].mean), "before": before, "peak": memory()}
 
@@ -105,10 +109,8 @@ def main() -> None:
             f"{np.median([run['peak'] - run['before'] for run in runs]):,.0f}", common.spread(ratio), f"{MUST}: {met}",
             common.spread([run["seconds"] for run in runs]),
         ])  # fmt: skip
-    print_title = (
-        f"One step of CLIP, two towers of {options.depth} layers, width {options.width}, {options.rounds} rounds"
-    )
-    head = ["", "most memory, MB", "of which in the step", f"ratio to {options.pairs[0]} pairs", "must", "seconds"]
+    print_title = f"CLIP, two towers of {options.depth} layers, width {options.width}, {options.rounds} rounds"
+    head = ["", "most memory, MB", "of which in the steps", f"ratio to {options.pairs[0]} pairs", "must", "seconds"]
     common.print_table(print_title, head, rows)
     print(
         f"{common.processor()}, {torch.get_num_threads()} threads; seed {options.seed}; biometro "
