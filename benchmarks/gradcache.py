@@ -3,8 +3,8 @@
 Two towers are trained in full on random proteins and ligands, in processes that each read the same pairs, in steps of
 64, ..., 4,096 pairs; what is compared is the most memory that each process had. Steps that are read in parts of 64
 pairs should hardly need more for 4,096 pairs than for 64: what grows is the vectors of the common space, and a block of
-their products. A single small step would be no measure: every part has a shape of its own, and what the C library keeps of
-freed memory grows with the shapes that have passed.
+their products. A single small step would be no measure: every part has a shape of its own, and what the C library
+keeps of freed memory grows with the shapes that have passed.
 """
 
 from __future__ import annotations
