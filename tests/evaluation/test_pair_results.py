@@ -72,6 +72,21 @@ def test_partners_are_found_in_a_pool_of_held_out_sequences() -> None:
     assert nothing == ({}, {})
 
 
+def test_all_of_a_class_are_partners_whichever_pairs_were_drawn() -> None:
+    letters = [b"M" * (i + 1) for i in range(12)]
+    classes = np.arange(12) % 3
+    single = Pairs(
+        letters, letters, np.arange(12), np.arange(12), np.full(12, np.nan, np.float32), np.zeros(12, np.int8),
+        np.full(12, -1, np.int8), "", [""] * 12, np.zeros(12, np.int64), ["x"], np.zeros(12, np.int64), (), "protein",
+        "protein", classes, ("p", "q", "r"),
+    )  # fmt: skip
+    drawn = single.within_classes(1)
+    vectors = np.eye(3, dtype=np.float32)[classes]  # perfect: all of a class in one place
+    values, about = pair_results.retrieval(drawn, drawn, vectors, vectors, 100, 0, classes)
+    assert values["mrr"] == 1 and about["a_to_b"]["queries"] == 12
+    assert pair_results.retrieval(drawn, drawn, vectors, vectors, 100, 0)[0]["mrr"] < 1
+
+
 def test_probabilities_are_those_of_a_logistic_fit() -> None:
     random = np.random.default_rng(0)
     cosine = random.uniform(-1, 1, 4000)

@@ -77,19 +77,24 @@ def tensors(folder: Path, embeddings: str = "tied") -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in saved._tensors().items()}
 
 
+def assert_same_weights(root: Path, name: str) -> None:
+    """The run of one process, its losses, weights and moments."""
+    assert_same_run(root / "alone", root / name)
+    reference = tensors(root / "alone")
+    for key, tensor in tensors(root / name).items():
+        torch.testing.assert_close(tensor, reference[key], atol=1e-5, rtol=1e-4, msg=key)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["2-ranks-replicate", "2-ranks-shard"])
 def test_the_number_of_ranks_changes_nothing(runs: Path, name: str) -> None:
-    assert_same_run(runs / "alone", runs / name)
-    reference = tensors(runs / "alone")
-    for key, tensor in tensors(runs / name).items():
-        torch.testing.assert_close(tensor, reference[key], atol=1e-5, rtol=1e-4, msg=key)
+    assert_same_weights(runs, name)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["4-ranks-replicate", "4-ranks-shard", "4-ranks-hybrid"])
 def test_four_ranks_change_nothing(four: Path, name: str) -> None:
-    test_the_number_of_ranks_changes_nothing(four, name)
+    assert_same_weights(four, name)
 
 
 @pytest.mark.long

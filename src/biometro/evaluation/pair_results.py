@@ -44,7 +44,7 @@ def larger_is_better(name: str) -> bool:
 
 def figures(
     pairs: Pairs, a: np.ndarray, b: np.ndarray, score: np.ndarray, every: Pairs, pool: int, seed: int,
-    scaled: bool = False,
+    scaled: bool = False, classes: np.ndarray | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Figures of scored pairs, those that are defined.
 
@@ -56,15 +56,16 @@ def figures(
         pool: sequences among which partners are looked for.
         seed: of the pool.
         scaled: whether scores are on the scale of the values.
+        classes: (sequences,) of each sequence its class, where all of one class are partners.
     """
     found = _of_scores(pairs, score, scaled)[0]
-    found |= retrieval(pairs, every, a, b, pool, seed)[0]
+    found |= retrieval(pairs, every, a, b, pool, seed, classes)[0]
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def judge(
     every: Pairs, test: np.ndarray, score: np.ndarray, seed: int, *, scaled: bool,
-    vectors: tuple[np.ndarray, np.ndarray] | None = None, pool: int = 0,
+    vectors: tuple[np.ndarray, np.ndarray] | None = None, pool: int = 0, classes: np.ndarray | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything about the scores of test pairs: figures, their intervals, counts, and resamples of those judged by.
 
@@ -76,11 +77,12 @@ def judge(
         scaled: whether scores are on the scale of the values.
         vectors: (A, P), (B, P) of all sequences, where there are such.
         pool: sequences among which partners are looked for.
+        classes: as of `figures`.
     """
     pairs = every.take(test)
     values, intervals, about = _of_scores(pairs, score, scaled, SAMPLES, seed)
     if vectors is not None:
-        found, sizes = retrieval(pairs, every, *vectors, pool, seed)
+        found, sizes = retrieval(pairs, every, *vectors, pool, seed, classes)
         values, about = values | found, about | sizes
     drawn = {name: list(values_S) for name, values_S in _resamples(pairs, score, seed).items()}
     return {
@@ -90,7 +92,7 @@ def judge(
 
 
 def retrieval(
-    pairs: Pairs, every: Pairs, a: np.ndarray, b: np.ndarray, pool: int, seed: int
+    pairs: Pairs, every: Pairs, a: np.ndarray, b: np.ndarray, pool: int, seed: int, classes: np.ndarray | None = None
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """How well partners are found among the sequences of the held-out pairs, at most `pool` of them, both ways: figures
     (`mrr` is the mean of both), and the sizes of the pools with what chance gives. Nothing where no pair binds, or
@@ -109,6 +111,8 @@ def retrieval(
         there = np.flatnonzero(~np.isnan(others).any(1))
         if len(there) > pool:
             there = np.sort(np.random.default_rng(seed).choice(there, pool, replace=False))
+        if classes is not None:  # the pairs at hand are a few of those of a class
+            wanted = seen = _of_one_class(there, classes)
         wanted = np.unique(wanted[np.isin(wanted[:, 1], there)], axis=0)
         if not len(wanted) or len(there) < 2:
             continue
@@ -118,6 +122,12 @@ def retrieval(
         about[name] = {"queries": found.queries, "pool": found.pool, "chance": found.chance}
     ranks = [values[f"mrr_{name}"] for name in ways if f"mrr_{name}" in values]
     return values | ({"mrr": float(np.mean(ranks))} if ranks else {}), about
+
+
+def _of_one_class(places: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """(N, 2) all couples of different sequences of one class among these."""
+    one, two = np.nonzero(classes[places][:, None] == classes[places][None])
+    return np.stack([places[one], places[two]], 1)[one != two]
 
 
 def _of_scores(

@@ -353,7 +353,7 @@ class Alignment:
     def _figures(self, scored: Scored) -> dict[str, float]:
         return pair_results.figures(
             scored.pairs, scored.a, scored.b, scored.score, self.pairs, self.pool, self.seed,
-            scored.affinity is not None,
+            scored.affinity is not None, self.classes,
         )  # fmt: skip
 
     def _conclude(
@@ -365,7 +365,14 @@ class Alignment:
         valid, test = (alignment.score(objective, examples, part, device) for part in (self.valid, self.test))
         scaled = test.affinity is not None
         said = pair_results.judge(
-            self.pairs, self.test, test.score, self.seed, scaled=scaled, vectors=(test.a, test.b), pool=self.pool
+            self.pairs,
+            self.test,
+            test.score,
+            self.seed,
+            scaled=scaled,
+            vectors=(test.a, test.b),
+            pool=self.pool,
+            classes=self.classes,
         )
         dealt = shuffled(test.pairs, self.seed).b
         other = alignment.score(objective, examples, self.test, device, partners=dealt)
