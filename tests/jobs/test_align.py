@@ -138,6 +138,19 @@ def test_the_towers_left_give_the_figures_that_were_told(done: Path, table: Path
     assert load(done / "model" / "protein").modules["projection"] is not None
 
 
+def test_a_tower_cuts_sequences_as_it_did_in_training(models: Path, table: Path, tmp_path: Path) -> None:
+    more = ["--controls=false", "--split.by=published", "--training.epochs=1", "--tower.max_length=12"]
+    assert cli.main(options(models, table, tmp_path / "run", *more)) == 0
+    reader = TowerReader(load_towers(tmp_path / "run" / "model").towers["protein"])
+    whole = PROTEIN.encode(b"MACDEFGHIKLMNPQRSTVW")
+    assert reader.max_length == 12
+    assert np.array_equal(reader.embed([whole]), reader.embed([whole[:12]]))
+    assert not np.allclose(
+        reader.embed([whole]),
+        TowerReader(load_towers(tmp_path / "run" / "model").towers["protein"], max_length=20).embed([whole]),
+    )
+
+
 def test_the_same_command_does_nothing_again_and_other_options_are_refused(
     done: Path, models: Path, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,20 +22,22 @@ class TowerReader:
 
     Args:
         bundle: the tower.
-        max_length: residues (tokens); longer sequences are cut to their first ones, as in training.
+        max_length: residues (tokens); longer sequences are cut to their first ones. Default: as the tower was trained
+            (its `crop`), or 1,022.
         precision, device, batch_tokens: as of `Embedder`.
     """
 
     def __init__(
-        self, bundle: Bundle, *, max_length: int = 1022, precision: Precision = "auto",
+        self, bundle: Bundle, *, max_length: int | None = None, precision: Precision = "auto",
         device: torch.device | str = "cpu", batch_tokens: int | None = None,
     ):  # fmt: skip
         found = bundle.modules.get("projection")
         assert found is None or isinstance(found, Projection)
         self.projection = found
-        longest = max_length if bundle.longest is None else min(max_length, bundle.longest)
+        length = max_length or bundle.tower_length
+        self.max_length = length if bundle.longest is None else min(length, bundle.longest)
         self.embedder = Embedder(
-            bundle, pooling="mean" if found is None else found.config.pooling, long="first", max_length=longest,
+            bundle, pooling="mean" if found is None else found.config.pooling, long="first", max_length=self.max_length,
             precision=precision, device=device, batch_tokens=batch_tokens,
         )  # fmt: skip
         self.alphabet = bundle.alphabet

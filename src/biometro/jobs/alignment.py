@@ -428,7 +428,8 @@ class Alignment:
             if corpus is not None:
                 own[overlap.DIGEST] = corpus
             towers[tower] = Bundle(
-                bundle.alphabet, {"encoder": encoder, "projection": projection}, self.recipe, own, bundle.crop, None,
+                bundle.alphabet, {"encoder": encoder, "projection": projection}, self.recipe, own,
+                self._limit(tower), None,
                 BaseModel(str(Path(path).absolute()), fingerprint) if how.depth == "lora" else None,
             )  # fmt: skip
         Towers(towers, objective.head, answers, self.recipe, facts).save(self.folder / "model")

@@ -38,7 +38,7 @@ def index(
     data: str | list[str],
     out: str,
     tower: str | None = None,
-    max_length: int = 1022,
+    max_length: int | None = None,
     precision: Precision = "auto",
     kind: SequenceKind | None = None,
     residues: ResiduePolicy = "as_is",
@@ -59,7 +59,7 @@ def index(
         out: folder to write.
         tower: of towers, the one that reads the library: protein or ligand. Left out, ligand for SMILES and SDF files
             and protein for FASTA.
-        max_length: residues (tokens); longer sequences are cut to their first ones, as in training.
+        max_length: residues (tokens); longer sequences are cut to their first ones; default: as in training.
         precision: of the arithmetic; auto is bfloat16 on CUDA and float32 elsewhere.
         kind: what the library holds, as of `embed`. Left out, what the tower reads.
         residues: what to do with non-standard residues: as_is, keep_as_x, drop_sequence or fail.
@@ -89,8 +89,8 @@ def index(
     )
     weights = fingerprint_of(model)
     plan = Plan(
-        model, weights, expand(data, options), options, reading, reader.embedder.pooling, "full", max_length, precision,
-        batch_tokens, _CHUNK_SEQUENCES, _CHUNK_NUMBERS // reader.width,
+        model, weights, expand(data, options), options, reading, reader.embedder.pooling, "full", reader.max_length,
+        precision, batch_tokens, _CHUNK_SEQUENCES, _CHUNK_NUMBERS // reader.width,
         bundle.alphabet if isinstance(bundle.alphabet, MoleculeAlphabet) else None,
     )  # fmt: skip
     console, account = Console(stderr=True), Account()
@@ -99,7 +99,7 @@ def index(
         notes = _follow(plan, reader, folder, account, console)
         if not notes:
             raise UserError(f"there is no sequence to index; dropped: {account.dropped}")
-        settings = f"max_length {max_length}, precision {precision}, {reader.embedder.device.type}"
+        settings = f"max_length {reader.max_length}, precision {precision}, {reader.embedder.device.type}"
         library.finish(folder, path, About(model, weights, name, reading.kind, settings), reader.width, notes)
     except UserError as error:
         raise (

@@ -71,7 +71,7 @@ def screen(
     pairs: PairConfig = PairConfig(),
     approximate: bool = False,
     report: str | None = None,
-    max_length: int = 1022,
+    max_length: int | None = None,
     precision: Precision = "auto",
     kind: SequenceKind | None = None,
     residues: ResiduePolicy = "as_is",
@@ -105,7 +105,7 @@ def screen(
         approximate: look only into a part of the library, by faiss, and tell the recall on up to 64 of the queries,
             which are ranked exactly too. It pays for libraries of many millions.
         report: page with the hits of the first queries, structures drawn; by default beside `out`, as .html.
-        max_length: residues (tokens) of queries; longer ones are cut to their first ones, as in training.
+        max_length: residues (tokens) of queries; longer ones are cut to their first ones; default: as in training.
         precision: of the arithmetic that reads queries; auto is bfloat16 on CUDA and float32 elsewhere.
         kind: what the queries are, as of `embed`. Left out, what the tower reads.
         residues: what to do with non-standard residues: as_is, keep_as_x, drop_sequence or fail.

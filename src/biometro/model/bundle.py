@@ -111,6 +111,11 @@ class Bundle:
         most = self.encoder.config.most_tokens if isinstance(self.encoder, HuggingFaceEncoder) else None
         return None if most is None else most - len(self.alphabet.begin_ids) - len(self.alphabet.end_ids)
 
+    @property
+    def tower_length(self) -> int:
+        """Residues (tokens) to which a tower's sequences were cut in training; 1,022 for what is no tower."""
+        return self.crop if self.crop is not None and "projection" in self.modules else 1022
+
     def to(self, device: torch.device | str) -> Bundle:
         for module in self.modules.values():
             module.to(device)

@@ -26,8 +26,6 @@ from biometro.model.pairing import Projection
 from biometro.model.weights import write_safetensors
 
 SentencePooling = Literal["mean", "cls"]
-TOWER_RESIDUES = 1022
-"""A tower's sequences are cut to so many residues, as where ours reads them (`inference.towers.TowerReader`)."""
 _NO_LIMIT = 1 << 20  # tokens; positions are relative, and `embed` cuts nothing
 _POOLINGS = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 
@@ -52,7 +50,9 @@ def to_sentence_transformers(bundle: Bundle, folder: str | Path, pooling: Senten
     with new_folder(Path(folder)) as work:
         esm2.write_huggingface(bundle, work, head=False)
         assert isinstance(encoder, Encoder) and isinstance(alphabet, Alphabet)
-        longest = _NO_LIMIT if projection is None else TOWER_RESIDUES + len(alphabet.begin_ids) + len(alphabet.end_ids)
+        longest = (
+            _NO_LIMIT if projection is None else bundle.tower_length + len(alphabet.begin_ids) + len(alphabet.end_ids)
+        )
         modules = _Modules(work)
         modules.add(
             "Transformer",
