@@ -209,18 +209,22 @@ def _typed(pairs: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_further_pairs_tell_nothing_of_held_out_ones(models: Path, table: Path, tmp_path: Path) -> None:
-    more = [
-        "--also", json.dumps([{"data": str(table), "share": 0.5, "pairs": {
-            "value": "kd", "unit": "unit", "measure": "Kd", "binds_from": 8}}]),
-        "--split.by=cold_target", "--controls=false", "--training.epochs=1", "--ligand_tower.hidden=16",
-    ]  # fmt: skip
-    assert cli.main(options(models, table, tmp_path / "run", *more)) == 0
-    entry = json.loads((tmp_path / "run" / "results.json").read_text())["splits"]["cold_target"]
-    sizes = entry["sizes"]
-    assert entry["added"]["trained on"] > 0
-    own = sizes["train"] - entry["added"]["trained on"]
-    assert entry["added"]["trained on"] == own  # those of training targets, and no other
-    assert entry["added"]["left out"] == sizes["valid"] + sizes["test"]
+    """Each protein with a molecule that the first table does not have: of held-out proteins none may be trained on."""
+    proteins = sorted({line.split(",")[0] for line in table.read_text().splitlines()[1:]})
+    rows = ["protein_sequence,smiles,kd,unit", *(f"{protein},CCCCCCCCCCCN,10,nM" for protein in proteins)]
+    (tmp_path / "more.csv").write_text("\n".join(rows) + "\n")
+    pairs = {"value": "kd", "unit": "unit", "measure": "Kd", "binds_from": 8}
+    also = json.dumps([{"data": str(tmp_path / "more.csv"), "share": 0.5, "pairs": pairs}])
+    more = ["--also", also, "--controls=false", "--training.epochs=1", "--ligand_tower.hidden=16"]
+    for by, left_out in (("cold_target", True), ("cold_drug", False)):
+        assert cli.main(options(models, table, tmp_path / by, *more, f"--split.by={by}")) == 0
+        entry = json.loads((tmp_path / by / "results.json").read_text())["splits"][by]
+        assert sum(entry["added"].values()) == len(proteins)
+        assert (entry["added"]["left out"] > 5) == left_out and entry["added"]["trained on"] > 5
+    more[1] = json.dumps([{"data": str(table), "pairs": pairs}])  # the very pairs
+    assert cli.main(options(models, table, tmp_path / "same", *more, "--split.by=random")) == 0
+    entry = json.loads((tmp_path / "same" / "results.json").read_text())["splits"]["random"]
+    assert entry["added"]["left out"] == entry["sizes"]["valid"] + entry["sizes"]["test"]
 
 
 def test_a_run_that_is_stopped_goes_on(models: Path, table: Path, tmp_path: Path) -> None:
