@@ -256,7 +256,9 @@ def test_the_extra_is_named(model: str, index: str, targets: Path, monkeypatch: 
         biometro.screen(model, index, str(targets), approximate=True)
 
 
-def test_hits_are_told_their_nearest_known_binder(model: str, index: str, targets: Path, tmp_path: Path) -> None:
+def test_hits_are_told_their_nearest_known_binder(
+    model: str, index: str, targets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from rdkit import Chem, DataStructs
     from rdkit.Chem import rdFingerprintGenerator
 
@@ -282,5 +284,12 @@ def test_hits_are_told_their_nearest_known_binder(model: str, index: str, target
         assert row["similarity"] == pytest.approx(max(alike.values()), abs=1e-6)
         assert row["nearest known"] == "" or alike[row["nearest known"]] == max(alike.values())
     assert found.report is not None and "2 known binders" in found.report.read_text()
+    said = capsys.readouterr().err
+    assert "1 of 2 queries have known binders" in said and "a pair that stands there already): 1" in said
+    assert "every pair of `known`" not in said
+    biometro.screen(
+        model, index, str(targets), str(tmp_path / "all.csv"), known=str(known), pairs=PairConfig(), device="cpu"
+    )
+    assert "every pair of `known` counts as one that binds" in capsys.readouterr().err
     with pytest.raises(UserError, match="here pairs are of protein and molecule"):
         biometro.screen(model, index, str(targets), known=str(known), pairs=PairConfig(kind_b="protein"), device="cpu")

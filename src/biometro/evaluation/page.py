@@ -86,7 +86,7 @@ dl { columns: 24rem; column-gap: 2.5rem; margin: 0; }
 dl div { display: flex; gap: 1rem; justify-content: space-between; padding: .2rem 0;
          border-bottom: 1px solid var(--line); break-inside: avoid; }
 dt { color: var(--soft); }
-dd { margin: 0; text-align: right; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+dd { margin: 0; min-width: 4rem; text-align: right; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
 section { display: grid; column-gap: 2.5rem;
           grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
 /* Title, legend, picture and sentence of neighbours stand on common lines. */

@@ -138,7 +138,14 @@ def screen(
     console, account = Console(stderr=True, quiet=path is None), Account()
     options = ReadOptions(format, column, id_column, kind=reading.kind, region=region)
     queries = _read(data, options, reading, reader, account, path)
-    known_binders = {} if known is None else _known(known, pairs, reading.kind, store, towers, name)
+    known_binders = {}
+    if known is not None:
+        known_binders = _known(known, pairs, reading.kind, store, towers, name, console)
+        some = sum(letters in known_binders for letters in queries.letters)
+        console.print(
+            f"{some:,} of {len(queries.letters):,} queries have known binders (a query is looked up letter by letter)",
+            highlight=False,
+        )
     queries_QP = _embed(model, reader, queries)
     began = time.perf_counter()
     how, recall = _how(store, approximate, workers, console), None
@@ -268,9 +275,13 @@ def _recall(store: Store, queries_QP: np.ndarray, ranking: Ranking, top: int) ->
 
 
 def _known(
-    known: str | list[str], pairs: PairConfig, kind: SequenceKind, store: Store, towers: Towers | None, name: str
-) -> dict[bytes, list[bytes]]:
-    """Known binders by query. Raises UserError where the pairs are not of what asks and what answers."""
+    known: str | list[str], pairs: PairConfig, kind: SequenceKind, store: Store, towers: Towers | None, name: str,
+    console: Console,
+) -> dict[bytes, list[bytes]]:  # fmt: skip
+    """Known binders by query; says what of the table is of no use, and where nothing says what binds.
+
+    Raises UserError where the pairs are not of what asks and what answers.
+    """
     both = towers is None or name == SHARED
     first = both or _is_first(towers, name)
     kinds = (kind, store.about.kind) if first else (store.about.kind, kind)
@@ -279,7 +290,16 @@ def _known(
             f"pairs.kind_a is {pairs.kind_a} and pairs.kind_b {pairs.kind_b}, but here pairs are of {kinds[0]} and "
             f"{kinds[1]}; known binders are read of the same kinds"
         )
-    return binders(read_pairs(known, pairs), (True, False) if both else (first,))
+    found = read_pairs(known, pairs)
+    if (found.label != 0).all():
+        console.print(
+            "every pair of `known` counts as one that binds: say with pairs.binds_from, or pairs.label, which do",
+            style="yellow", highlight=False,
+        )  # fmt: skip
+    for account in found.accounts:
+        for reason, count in account.dropped.items():
+            console.print(f"known: dropped ({reason}): {count:,}", highlight=False, markup=False)
+    return binders(found, (True, False) if both else (first,))
 
 
 def _letters_name(store: Store) -> str:
