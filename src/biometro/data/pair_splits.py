@@ -22,7 +22,7 @@ from biometro.alphabet import SequenceKind
 from biometro.data import fingerprints, mmseqs, splits
 from biometro.data.likeness import likeness_of, unmarked
 from biometro.data.pairs import Pairs
-from biometro.data.sides import SIDES, named_sides
+from biometro.data.sides import SIDES, check_numbers, named_sides
 from biometro.data.splits import Leak
 from biometro.errors import UserError
 
@@ -66,18 +66,7 @@ class PairSplitConfig:
     tanimoto: float = 0.6
 
     def __post_init__(self) -> None:
-        if not self.methods:
-            raise UserError("split.by names nothing to split by")
-        if not (0 < self.valid < 1 and 0 < self.test < 1 and self.valid + self.test < 1):
-            raise UserError("split.valid and split.test are shares above 0, together below 1")
-        if not (0 <= self.identity <= 1 and 0 < self.coverage <= 1 and 0 < self.tanimoto <= 1):
-            raise UserError(
-                "split.identity lies between 0 and 1, split.coverage and split.tanimoto above 0 and up to 1"
-            )
-        if not 0 <= self.edits <= 2:
-            raise UserError("split.edits is 0 to 2")
-        if "homology" in self.methods and self.identity == 0:
-            raise UserError("split.by: homology needs a split.identity above 0")
+        check_numbers(self)
 
     @property
     def methods(self) -> list[PairBy]:

@@ -82,8 +82,7 @@ class SplitConfig:
     tanimoto: float = 0.6
 
     def __post_init__(self) -> None:
-        if not self.methods:
-            raise UserError("split.by names nothing to split by")
+        check_numbers(self)
         asking = {"column", "group"} & {*self.methods}
         if len(asking) > 1 or (self.column is None) != (not asking and not self.cdr3_column):
             raise UserError(
@@ -91,14 +90,6 @@ class SplitConfig:
                 if len(asking) > 1
                 else "split.by: column (or group) and split.column go together"
             )
-        if not (0 < self.valid < 1 and 0 < self.test < 1 and self.valid + self.test < 1):
-            raise UserError("split.valid and split.test are shares above 0, together below 1")
-        if not (0 <= self.identity <= 1 and 0 < self.coverage <= 1):
-            raise UserError("split.identity lies between 0 and 1, split.coverage above 0 and up to 1")
-        if not (0 <= self.edits <= edits.MOST_EDITS and 0 < self.tanimoto <= 1):
-            raise UserError(f"split.edits is 0 to {edits.MOST_EDITS}, split.tanimoto above 0 and up to 1")
-        if "homology" in self.methods and self.identity == 0:
-            raise UserError("split.by: homology needs a split.identity above 0")
 
     @property
     def methods(self) -> list[By]:
@@ -108,6 +99,21 @@ class SplitConfig:
     def cdr3_column(self) -> str | None:
         """The column that holds CDR3s; None where they are read off the sequences."""
         return self.column if "cdr3" in self.methods and not {"column", "group"} & {*self.methods} else None
+
+
+def check_numbers(config: Any) -> None:
+    """Of a configuration of splits, of sequences or of pairs: raises UserError for shares and thresholds that are
+    none."""
+    if not config.methods:
+        raise UserError("split.by names nothing to split by")
+    if not (0 < config.valid < 1 and 0 < config.test < 1 and config.valid + config.test < 1):
+        raise UserError("split.valid and split.test are shares above 0, together below 1")
+    if not (0 <= config.identity <= 1 and 0 < config.coverage <= 1):
+        raise UserError("split.identity lies between 0 and 1, split.coverage above 0 and up to 1")
+    if not (0 <= config.edits <= edits.MOST_EDITS and 0 < config.tanimoto <= 1):
+        raise UserError(f"split.edits is 0 to {edits.MOST_EDITS}, split.tanimoto above 0 and up to 1")
+    if "homology" in config.methods and config.identity == 0:
+        raise UserError("split.by: homology needs a split.identity above 0")
 
 
 @dataclass(frozen=True)
