@@ -125,6 +125,13 @@ def test_any_store_ranks_as_numpy_does(tmp_path_factory: pytest.TempPathFactory,
             assert same(rank(store, queries, top, first=first), plain(rows_NP, queries, top))
 
 
+def test_one_dimension_ranks_too(tmp_path: Path) -> None:
+    rows_NP = unit(np.array([[1.0], [1.0], [-1.0], [1.0], [-1.0]]))
+    store = open_store(make(tmp_path / "library", rows_NP, [5]))
+    for first in ("int8", "float32", "auto"):
+        assert same(rank(store, rows_NP[1:4], 2, first=first), plain(rows_NP, rows_NP[1:4], 2))
+
+
 def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
     rows_NP = unit(np.random.default_rng(0).standard_normal((9, 4)))
     folder = make(tmp_path / "library", rows_NP, [9])

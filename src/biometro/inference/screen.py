@@ -71,6 +71,7 @@ def rank(
         raise ValueError(f"queries of shape {queries_QP.shape} and top {top} do not go with width {store.width}")
     check_unit(queries_QP)
     int8 = int8_pays() if first == "auto" else first == "int8"
+    int8 = int8 and store.width > 1  # torch 2.13's int8 product of one column with several is wrong
     chosen = [store.shards[place] for place in (range(len(store.shards)) if shards is None else sorted(shards))]
     top = min(top, sum(map(len, chosen)))
     found = [
