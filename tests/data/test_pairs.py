@@ -172,12 +172,17 @@ def test_sequences_with_classes_make_pairs(tmp_path: Path) -> None:
     assert found.shared and found.classes is not None and found.class_names == ("x", "y")
     assert found.classes.tolist() == [0, 0, 0, 1, 1] and found.a.tolist() == found.b.tolist() == [0, 1, 2, 3, 4]
     assert sum(found.accounts[0].dropped.values()) == 2
-    every = found.within_classes(partners=9)
+    every = found.of_classes(partners=9)
     assert {*zip(every.a.tolist(), every.b.tolist(), strict=True)} == {(0, 1), (0, 2), (1, 2), (3, 4)}
     assert every.label.tolist() == [1] * 4 and every.classes is None
-    one = found.within_classes(seed=3)
+    one = found.of_classes(seed=3)
     assert {*one.a.tolist(), *one.b.tolist()} == {0, 1, 2, 3, 4}
-    assert found.take([0, 3, 4]).within_classes().a.tolist() == [3]
+    assert found.take([0, 3, 4]).of_classes().a.tolist() == [3] and np.isnan(one.value).all()
+    across = found.of_classes(partners=9, others=9)
+    couples = {*zip(across.a.tolist(), across.b.tolist(), across.label.tolist(), across.value.tolist(), strict=True)}
+    assert couples == {(i, j, int(same := (i < 3) == (j < 3)), float(same)) for i in range(5) for j in range(i + 1, 5)}
+    with pytest.raises(UserError, match="all sequences have one class"):
+        found.take([0, 1]).of_classes(others=1)
 
 
 def test_data_sets_are_joined(tmp_path: Path) -> None:

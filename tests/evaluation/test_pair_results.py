@@ -80,7 +80,7 @@ def test_all_of_a_class_are_partners_whichever_pairs_were_drawn() -> None:
         np.full(12, -1, np.int8), "", [""] * 12, np.zeros(12, np.int64), ["x"], np.zeros(12, np.int64), (), "protein",
         "protein", classes, ("p", "q", "r"),
     )  # fmt: skip
-    drawn = single.within_classes(1)
+    drawn = single.of_classes(1)
     vectors = np.eye(3, dtype=np.float32)[classes]  # perfect: all of a class in one place
     values, about = pair_results.retrieval(drawn, drawn, vectors, vectors, 100, 0, classes)
     assert values["mrr"] == 1 and about["a_to_b"]["queries"] == 12

@@ -24,6 +24,7 @@ from biometro.model.bundle import Bundle
 from biometro.model.encoder import Encoder, EncoderConfig
 from biometro.model.load import load
 from biometro.model.towers import load_towers
+from biometro.objectives.pair_losses import LossConfig
 from biometro.training.tracking import read_metrics
 from model.test_huggingface import a_chemberta_folder
 
@@ -180,19 +181,39 @@ def test_encoders_learn_too_in_parts_of_a_batch(models: Path, table: Path, tmp_p
 
 
 def test_sequences_with_classes_make_pairs_and_a_shared_tower(models: Path, tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    letters = np.array(list("ACGILMNPQSTV"))
-    rows = ["sequence,family"]
-    rows += [f"M{''.join(random.choice(letters, 8))}{3 * MOTIFS[i % 4]},f{i % 4}" for i in range(80)]
-    (tmp_path / "x.csv").write_text("\n".join(rows) + "\n")
     found = biometro.align(
-        str(models / "protein"), str(tmp_path / "x.csv"), str(tmp_path / "run"),
+        str(models / "protein"), families(tmp_path), str(tmp_path / "run"),
         **_typed({"a": "sequence", "b": None, "label": "family"}), partners=3, width=16, device="cpu", pool=50,
     )  # fmt: skip
     assert isinstance(found, Aligned) and found.stopped is None
     entry = found.results["splits"]["random"]
     assert entry["methods"]["clip"]["runs"][0]["figures"]["mrr"] > 0.5
     assert [*load_towers(tmp_path / "run" / "model").towers] == ["shared"]
+
+
+@pytest.mark.parametrize("loss", ["cosent", "angle", "affinity"])
+def test_pairs_across_classes_teach_losses_of_values(models: Path, tmp_path: Path, loss: str) -> None:
+    def fit(run: str, others: int) -> Aligned:
+        return biometro.align(
+            str(models / "protein"), families(tmp_path), str(tmp_path / run), losses=LossConfig(**{loss: 1.0}),
+            partners=2, others=others, width=16, device="cpu", controls=False,
+            **_typed({"a": "sequence", "b": None, "label": "family"}),
+        )  # fmt: skip
+
+    with pytest.raises(UserError, match=f"losses.{loss} learns from measured values.*others: 1"):
+        fit("without", 0)
+    entry = fit("with", 2).results["splits"]["random"]
+    assert entry["methods"][loss]["runs"][0]["metric"] == "auroc"
+    assert entry["methods"][loss]["runs"][0]["figures"]["auroc"] > 0.8
+
+
+def families(folder: Path) -> str:
+    """Sequences with one of four motifs, which is their class."""
+    random = np.random.default_rng(0)
+    letters = np.array(list("ACGILMNPQSTV"))
+    rows = [f"M{''.join(random.choice(letters, 8))}{3 * MOTIFS[i % 4]},f{i % 4}" for i in range(80)]
+    (folder / "x.csv").write_text("\n".join(["sequence,family", *rows]) + "\n")
+    return str(folder / "x.csv")
 
 
 def _typed(pairs: dict[str, Any]) -> dict[str, Any]:

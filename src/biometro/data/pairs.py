@@ -1,7 +1,7 @@
 """Pairs of sequences, how strongly they bind or whether they do, and what becomes of records that are of no use.
 
     rows ─▶ letters of a and b, each once ─▶ value on one scale, bound or not ─▶ label ─▶ duplicates ─▶ Pairs
-    rows with one sequence and its class  ─▶ read_labelled ─▶ Pairs whose two sequences are one ─▶ within_classes
+    rows with one sequence and its class  ─▶ read_labelled ─▶ Pairs whose two sequences are one ─▶ of_classes
 
 Everything that is left out is counted by reason, with the first three places. Memory holds every distinct sequence once
 and some numbers for each row.
@@ -78,27 +78,32 @@ class Pairs:
             classes=None if self.classes is None else self.classes[at],
         )  # fmt: skip
 
-    def within_classes(self, partners: int = 1, seed: int = 0) -> Pairs:
-        """Pairs of different sequences with one class: each sequence with so many others of its class, drawn under the
-        seed, or with all there are. A pair stands there once, whichever of the two drew it.
+    def of_classes(self, partners: int = 1, others: int = 0, seed: int = 0) -> Pairs:
+        """Pairs of different sequences: each sequence with so many partners, which are of its class, and so many of
+        other classes, drawn under the seed, or with all there are. A pair stands there once, whichever of the two drew
+        it. With others, the value of partners is 1 and that of others 0; without, there are no values.
 
-        Raises ValueError where sequences have no classes, UserError where no class has two sequences.
+        Raises ValueError where sequences have no classes, UserError where no class has two sequences, and for others
+        where there is one class.
         """
         if self.classes is None:
             raise ValueError("these are pairs already, not sequences with classes")
         random = np.random.default_rng(seed)
-        found: dict[tuple[int, int], None] = {}
+        found: dict[tuple[int, int], int] = {}
         for number in np.unique(self.classes).tolist():
-            members = np.flatnonzero(self.classes == number)
+            members, rest = (np.flatnonzero(same) for same in (self.classes == number, self.classes != number))
+            if others and not len(rest):
+                raise UserError("all sequences have one class, so that there are no pairs across classes (others)")
             for place, one in enumerate(members.tolist()):
-                others = np.delete(members, place)
-                drawn = random.choice(others, min(partners, len(others)), replace=False)
-                found.update(dict.fromkeys((min(one, two), max(one, two)) for two in drawn.tolist()))
-        if not found:
+                for choice, count, label in ((np.delete(members, place), partners, 1), (rest, others, 0)):
+                    drawn = random.choice(choice, min(count, len(choice)), replace=False)
+                    found.update(dict.fromkeys(((min(one, two), max(one, two)) for two in drawn.tolist()), label))
+        labels = np.array(list(found.values()), np.int8)
+        if not labels.any():
             raise UserError("no class has two sequences, so that there is no pair of one class")
         one, two = np.array(list(found), np.int64).T
-        pairs = self.take(one)
-        return replace(pairs, b=self.b[two], label=np.ones(len(one), np.int8), classes=None, class_names=())
+        value = labels.astype(np.float32) if others else np.full(len(one), np.nan, np.float32)
+        return replace(self.take(one), b=self.b[two], label=labels, value=value, classes=None, class_names=())
 
     @staticmethod
     def join(parts: Sequence[Pairs], mixed: bool = False) -> Pairs:

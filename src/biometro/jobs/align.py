@@ -32,7 +32,7 @@ from biometro.jobs.alignment import Alignment
 from biometro.model.bundle import Bundle
 from biometro.model.load import load, merged
 from biometro.model.towers import fingerprint_of, is_towers, load_towers
-from biometro.objectives.pair_losses import LossConfig
+from biometro.objectives.pair_losses import MEASURES, LossConfig
 from biometro.training import parallel, runs
 from biometro.training.alignment import AlignTraining, TowerConfig
 from biometro.training.signals import StopRequest
@@ -89,6 +89,7 @@ def align(
     controls: bool = True,
     pool: int = 1000,
     partners: int = 1,
+    others: int = 0,
     residues: ResiduePolicy = "as_is",
     molecules: MoleculePolicy = MoleculePolicy(),
     format: Format = "auto",
@@ -123,6 +124,8 @@ def align(
         controls: run what needs no pairs of towers, on the same split.
         pool: sequences among which partners are looked for in retrieval, the same for all methods.
         partners: where pairs are made of sequences with classes, so many of each sequence.
+        others: there, so many of each sequence with sequences of other classes, too; their value is 0 and that of
+            partners 1, which `cosent`, `angle`, `ranking`, `affinity` learn from.
         residues: what to do with non-standard residues.
         molecules: what to do with salts, stereochemistry and molecules that cannot be read.
         format: of the files; auto goes by their names.
@@ -139,18 +142,18 @@ def align(
         parallel.join(device, training.parallel.timeout_minutes) as world,
     ):
         chosen = {"+".join(losses.weights): losses} if compare is None else _compared(compare)
-        _check_options(chosen, width, seeds, pool, partners, world.size, controls)
+        _check_options(chosen, width, seeds, pool, partners, others, world.size, controls)
         console = Console(stderr=True, quiet=not world.leads)
         bundles, fingerprints = _models(model, ligand, pairs)
         reading_a, reading_b = _readings(bundles, pairs, residues, molecules)
         sets = [(data, pairs), *((one.data, one.pairs) for one in also or ())]
         found = _read(sets, bundles, reading_a, reading_b, ReadOptions(format))
-        _check_losses(chosen, found)
+        _check_losses(chosen, found, others)
         towers = [tower, tower if ligand_tower is None else ligand_tower][: len(bundles)]
         recipe = _recipe(
             {"model": model, "data": data, "run": run, "ligand": ligand, "share": share, "width": width,
-             "controls": controls, "pool": pool, "partners": partners, "residues": residues, "format": format,
-             "seeds": seeds, "seed": seed, "device": device, "report": report},
+             "controls": controls, "pool": pool, "partners": partners, "others": others, "residues": residues,
+             "format": format, "seeds": seeds, "seed": seed, "device": device, "report": report},
             {"pairs": pairs, "split": split, "tower": tower, "molecules": molecules, "training": training},
             {"losses": dataclasses.asdict(losses), "compare": compare,
              "ligand_tower": None if ligand_tower is None else dataclasses.asdict(ligand_tower),
@@ -169,7 +172,7 @@ def align(
             own = np.flatnonzero(found.source == 0)
             for by in split.methods:
                 division = world.first(partial(divide_pairs, found.take(own), by, split, seed))
-                entry = job.begin_split(division, partners)
+                entry = job.begin_split(division, partners, others)
                 said["splits"][by] = entry
                 if controls:
                     world.first(partial(job.run_controls, division, entry))
@@ -186,13 +189,22 @@ def align(
 
 
 def _check_options(
-    losses: dict[str, LossConfig], width: int, seeds: int, pool: int, partners: int, ranks: int, controls: bool
+    losses: dict[str, LossConfig],
+    width: int,
+    seeds: int,
+    pool: int,
+    partners: int,
+    others: int,
+    ranks: int,
+    controls: bool,
 ) -> None:
     """Raises UserError where they do not make sense, or do not go together."""
     if not losses:
         raise UserError("losses names nothing to minimise, for example losses.clip: 1")
     if seeds < 1 or pool < 2 or partners < 1 or not 2 <= width <= 1 << 14 or width % 2:
         raise UserError("seeds and partners must be at least 1, pool at least 2, width an even number up to 16,384")
+    if others < 0:
+        raise UserError(f"others is {others}; it must be at least 0")
     if ranks > 1 and controls:
         raise UserError("several ranks train one model: run controls in a process of its own (controls: false here)")
     for name in losses:
@@ -210,13 +222,16 @@ def _compared(named: dict[str, dict[str, float]]) -> dict[str, LossConfig]:
     return {name: LossConfig(**weights) for name, weights in named.items()}
 
 
-def _check_losses(losses: dict[str, LossConfig], pairs: Pairs) -> None:
+def _check_losses(losses: dict[str, LossConfig], pairs: Pairs, others: int) -> None:
     """Raises UserError where a loss needs what no pair has."""
-    known = bool(np.isfinite(pairs.value).any())
+    if others and pairs.classes is None:
+        raise UserError("others goes with sequences that have classes (pairs.b: null), and these are pairs")
+    known = bool(np.isfinite(pairs.value).any()) or others > 0
+    hint = "name pairs.value" if pairs.classes is None else "make pairs across classes with others: 1"
     for one in losses.values():
-        lacking = [name for name in one.weights if name in ("soft", "affinity", "cross", "ranking", "cosent", "angle")]
+        lacking = [name for name in one.weights if name in MEASURES]
         if lacking and not known:
-            raise UserError(f"losses.{lacking[0]} learns from measured values, and no pair has one: name pairs.value")
+            raise UserError(f"losses.{lacking[0]} learns from measured values, and no pair has one: {hint}")
         if one.contrasts and not (pairs.label != 0).any():
             raise UserError(
                 "losses: no pair binds, so that there is no partner to pick (pairs.label, pairs.binds_from)"

@@ -137,10 +137,10 @@ class Alignment:
 
     # Splits ----------------------------------------------------------------------------------------------------------
 
-    def begin_split(self, division: PairDivision, partners: int) -> dict[str, Any]:
+    def begin_split(self, division: PairDivision, partners: int, others: int) -> dict[str, Any]:
         """The entry of a split; says aloud its sizes and what its sides share."""
         self.first = self.first or division.by
-        self.pairs, self.train, self.valid, self.test = self._divided(division, partners)
+        self.pairs, self.train, self.valid, self.test = self._divided(division, partners, others)
         entry: dict[str, Any] = division.to_json() | {"methods": {}}
         entry["sizes"] = {
             "train": len(self.train), "valid": len(self.valid), "test": len(self.test), "left_out": division.left_out
@@ -155,7 +155,9 @@ class Alignment:
         )  # fmt: skip
         return entry
 
-    def _divided(self, division: PairDivision, partners: int) -> tuple[Pairs, np.ndarray, np.ndarray, np.ndarray]:
+    def _divided(
+        self, division: PairDivision, partners: int, others: int
+    ) -> tuple[Pairs, np.ndarray, np.ndarray, np.ndarray]:
         """All pairs, and the numbers of those to train on, validate and test by. Where sequences have classes, pairs
         are made within each side."""
         own = np.flatnonzero(self.all.source == 0)
@@ -168,7 +170,7 @@ class Alignment:
         classes[self.all.a] = self.all.classes
         self.classes = classes
         parts = [
-            self.all.take(part).within_classes(partners, self.seed)
+            self.all.take(part).of_classes(partners, others, self.seed)
             for part in (division.train, division.valid, division.test)
         ]
         ends = np.cumsum([len(part) for part in parts])
@@ -235,7 +237,7 @@ class Alignment:
                 self.pairs, {view: self._side(tower) for view, tower in self.views.items()}, value,
                 self.training.hard_negatives, seed, self.train,
             )  # fmt: skip
-            metric = self.training.metric or ("spearman" if {"affinity", "cross"} & {*losses.weights} else "mrr")
+            metric = self.training.metric or self._own_metric(losses)
             self._check_metric(objective.to(self.world.device), examples, metric)
             learnt = sum(p.numel() for p in objective.parameters() if p.requires_grad)
             self.console.print(f"{division.by}, {name}, seed {seed}: {learnt:,} weights learn", highlight=False)
@@ -335,6 +337,11 @@ class Alignment:
         return np.stack(found)
 
     # What fits say ---------------------------------------------------------------------------------------------------
+
+    def _own_metric(self, losses: LossConfig) -> str:
+        if self.classes is not None:  # among few classes nearly every ranking begins with one of the own
+            return "auroc" if (self.pairs.label == 0).any() else "mrr"
+        return "spearman" if {"affinity", "cross"} & {*losses.weights} else "mrr"
 
     def _validation(self, objective: Contrastive, examples: PairExamples, metric: str) -> dict[str, float]:
         found = self._figures(alignment.score(objective, examples, self.valid, self.world.device))

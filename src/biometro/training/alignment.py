@@ -76,8 +76,8 @@ class AlignTraining:
         hard_negatives: pairs that are known not to bind, of the same first sequence, that go with each pair that does.
         optimizer: AdamW or Adam, and the schedule.
         encoder_rate: share of the learning rate at which an encoder that is trained in full learns.
-        metric: figure of validation by which weights are chosen; default: spearman where affinities are learnt, else
-            mrr.
+        metric: figure of validation by which weights are chosen; default: spearman where affinities are learnt, auroc
+            where there are pairs across classes, else mrr.
         patience: validations without a better one after which training ends; 0 for never.
         valid_epochs: epochs between validations.
         precision: arithmetic of matrix products; auto is bfloat16 on CUDA, float32 elsewhere.
