@@ -1,7 +1,7 @@
 """biometro: METRO-pretrained language models of biochemical sequences.
 
 Every job is a function here and a subcommand of `biometro`: prepare, plan, pretrain, finetune, align, predict,
-evaluate, embed, index, screen, score, generate, export. `load` opens a model.
+evaluate, embed, index, screen, score, generate, export, check_mup. `load` opens a model.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ for _name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 if TYPE_CHECKING:
     from biometro.errors import UserError
     from biometro.jobs.align import align
+    from biometro.jobs.check_mup import check_mup
     from biometro.jobs.embed import embed
     from biometro.jobs.evaluate import evaluate
     from biometro.jobs.export import export
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "UserError",
     "align",
+    "check_mup",
     "embed",
     "evaluate",
     "export",
@@ -56,6 +58,7 @@ __all__ = [
 _HOMES = {
     "UserError": "biometro.errors",
     "align": "biometro.jobs.align",
+    "check_mup": "biometro.jobs.check_mup",
     "embed": "biometro.jobs.embed",
     "evaluate": "biometro.jobs.evaluate",
     "export": "biometro.jobs.export",

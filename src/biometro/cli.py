@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, auto_parser, get_loader, set_loader, se
 
 from biometro.errors import EchoedError, UserError
 from biometro.jobs.align import Aligned, DataSet, align
+from biometro.jobs.check_mup import check_mup
 from biometro.jobs.embed import embed
 from biometro.jobs.evaluate import evaluate
 from biometro.jobs.export import export
@@ -38,7 +39,7 @@ from biometro.untrusted import check_yaml
 JOBS: dict[str, Any] = {
     "prepare": prepare, "plan": plan, "pretrain": pretrain, "finetune": finetune, "align": align, "predict": predict,
     "evaluate": evaluate, "embed": embed, "index": index, "screen": screen, "score": score, "generate": generate,
-    "export": export,
+    "export": export, "check-mup": check_mup,
 }  # fmt: skip
 
 # A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure. Our own

@@ -23,6 +23,7 @@ from biometro.model import attention, positions
 from biometro.model.attention import Attend, Backend
 from biometro.model.limits import check_choices, check_flags, check_sizes, check_small
 from biometro.model.linear import Linear, linear_gelu
+from biometro.model.mup import Ratios, Role, encoder_role, shares
 
 ESM2_MASK_RATE = 0.15 * 0.8  # share of <mask> tokens in ESM-2's training, which its embeddings are scaled to
 
@@ -49,6 +50,10 @@ class EncoderConfig:
         attention: back-end; `auto` takes the fastest exact one for device and dtype. Not saved with a model.
         init_std: standard deviation of the encoder's fresh weights (those of heads are 0.02). 0.02 (BERT) suits widths
             from 512 up.
+        mup: scale fresh weights and learning rates with width and depth (`model/mup.py`), so that the learning rate
+            that is best at `base_width` and `base_depth` is best here.
+        base_width: of the model whose hyper-parameters these are; under mup only.
+        base_depth: its layers.
     """
 
     vocab_size: int = 33
@@ -67,10 +72,13 @@ class EncoderConfig:
     mask_token: int = 32
     attention: Backend = "auto"
     init_std: float = 0.02
+    mup: bool = False
+    base_width: int = 128
+    base_depth: int = 4
 
     def __post_init__(self) -> None:
         check_sizes("encoder", self)
-        check_flags("encoder", self, "bias", "token_dropout")
+        check_flags("encoder", self, "bias", "token_dropout", "mup")
         check_choices("encoder", self)
         check_small("encoder", self, "init_std", "norm_eps")
         if self.width % self.head_size:
@@ -81,6 +89,11 @@ class EncoderConfig:
             raise UserError(f"encoder.dropout is {self.dropout!r}; it must be at least 0 and below 1")
         if not (isinstance(self.mask_token, int) and 0 <= self.mask_token < self.vocab_size):
             raise UserError(f"encoder.mask_token is {self.mask_token!r}; it must be one of {self.vocab_size} tokens")
+
+    @property
+    def ratios(self) -> Ratios:
+        """Width and depth over the base's, under mup."""
+        return Ratios(self.width / self.base_width, self.depth / self.base_depth) if self.mup else Ratios()
 
     @property
     def heads(self) -> int:
@@ -170,12 +183,12 @@ class Encoder(nn.Module):
     """The transformer. Call it with a `Packed`; it gives (T, width), normalised, in input order.
 
     Weights start as N(0, init_std), those that write to the residual stream as N(0, init_std / sqrt(2 depth)) (as in
-    METRO and GPT-2), biases as 0.
+    METRO and GPT-2), biases as 0; under mup so at the base's width and depth, and here as its table says.
     """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
-        self.config = config
+        self.config, self.ratios = config, config.ratios
         table_width = config.embedding_width or config.width
         self.embedding = nn.Embedding(config.vocab_size, table_width)
         self.lift = None if table_width == config.width else Linear(table_width, config.width)
@@ -187,12 +200,18 @@ class Encoder(nn.Module):
             self.register_buffer("frequencies", positions.rotary_frequencies(config.head_size))
         self.initialise()
 
+    def role(self, name: str) -> Role:
+        """What a parameter is to muP."""
+        return encoder_role(name)
+
     def initialise(self) -> None:
-        std = self.config.init_std
+        config = self.config
+        base_depth = config.base_depth if config.mup else config.depth
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                last = name.endswith(("attention.out", "ffn.down"))
-                nn.init.normal_(module.weight, std=std / (2 * self.config.depth) ** 0.5 if last else std)
+                role = self.role(f"{name}.weight")
+                std = config.init_std / (2 * base_depth) ** 0.5 if role == "writes" else config.init_std
+                nn.init.normal_(module.weight, std=std * shares(role, self.ratios).start)
                 if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
 

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from biometro.data.batch import Packed
 from biometro.errors import UserError
-from biometro.model.limits import check_choices, check_flags, check_sizes, check_small
+from biometro.model.encoder import EncoderConfig
+from biometro.model.limits import check_choices, check_flags, check_positive, check_sizes, check_small
 from biometro.model.linear import Linear, linear_gelu
+from biometro.model.mup import Ratios, Role, shares
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class VocabularyHeadConfig:
     dense: put a dense layer, GELU and a norm before the projection (BERT, ESM-2). Without it the head is one
         projection, as the simplified CLM of METRO; a narrower table needs it.
     norm_eps: of that norm.
+    ratio: width of the model over that of its base, under muP (`model/mup.py`).
     """
 
     width: int
@@ -34,11 +37,25 @@ class VocabularyHeadConfig:
     table_width: int | None = None
     dense: bool = True
     norm_eps: float = 1e-5
+    ratio: float = 1.0
 
     def __post_init__(self) -> None:
         check_sizes("vocabulary head", self)
         check_flags("vocabulary head", self, "dense")
         check_small("vocabulary head", self, "norm_eps")
+        check_positive("vocabulary head", self, "ratio")
+
+    @classmethod
+    def of(cls, encoder: EncoderConfig, dense: bool = True) -> VocabularyHeadConfig:
+        """The head of an encoder whose token table it shares. Raises UserError where muP knows no scale for it."""
+        if encoder.mup and encoder.embedding_width not in (None, encoder.width):
+            raise UserError("encoder.mup wants a token table as wide as the model: leave encoder.embedding_width out")
+        if encoder.mup and not dense:
+            raise UserError("encoder.mup scales the norm before the token table, which a linear head lacks: take dense")
+        return cls(
+            encoder.width, encoder.vocab_size, encoder.embedding_width or encoder.width, dense, encoder.norm_eps,
+            encoder.ratios.width,
+        )  # fmt: skip
 
 
 class VocabularyHead(nn.Module):
@@ -53,9 +70,15 @@ class VocabularyHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         if not config.dense and out != config.width:
             raise ValueError(f"a head without a dense layer cannot go from width {config.width} to a table of {out}")
-        if self.dense is not None:
-            nn.init.normal_(self.dense.weight, std=0.02)
+        self.ratios = Ratios(config.ratio)
+        if self.dense is not None and self.norm is not None:
+            nn.init.normal_(self.dense.weight, std=0.02 * shares("hidden", self.ratios).start)
             nn.init.zeros_(self.dense.bias)
+            nn.init.constant_(self.norm.weight, shares("output", self.ratios).start)
+
+    def role(self, name: str) -> Role:
+        """What a parameter is to muP."""
+        return "hidden" if name == "dense.weight" else "output" if name.startswith("norm.") else "vector"
 
     def forward(self, h_TD: Tensor, table_VD: Tensor) -> Tensor:
         if self.dense is not None and self.norm is not None:
@@ -74,15 +97,18 @@ class TokenHeadConfig:
     width: of the encoder.
     outputs: numbers per token.
     dense: put a dense layer and GELU before the projection (ELECTRA); without it the head is linear (COCO-LM).
+    ratio: width of the model over that of its base, under muP (`model/mup.py`).
     """
 
     width: int
     outputs: int = 1
     dense: bool = False
+    ratio: float = 1.0
 
     def __post_init__(self) -> None:
         check_sizes("token head", self)
         check_flags("token head", self, "dense")
+        check_positive("token head", self, "ratio")
 
 
 class TokenHead(nn.Module):
@@ -93,10 +119,16 @@ class TokenHead(nn.Module):
         self.config = config
         self.dense = Linear(config.width, config.width) if config.dense else None
         self.out = nn.Linear(config.width, config.outputs)
-        for layer in (self.dense, self.out):
+        self.ratios = Ratios(config.ratio)
+        for name, layer in (("dense.weight", self.dense), ("out.weight", self.out)):
             if layer is not None:
-                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.normal_(layer.weight, std=0.02 * shares(self.role(name), self.ratios).start)
                 nn.init.zeros_(layer.bias)
+
+    def role(self, name: str) -> Role:
+        """What a parameter is to muP."""
+        found: dict[str, Role] = {"dense.weight": "hidden", "out.weight": "output"}
+        return found.get(name, "vector")
 
     def forward(self, h_TD: Tensor) -> Tensor:
         if self.dense is not None:

@@ -13,7 +13,7 @@ from biometro.errors import UserError
 LARGEST = {
     "vocab_size": 1 << 17, "width": 1 << 15, "depth": 1000, "head_size": 1 << 10, "ffn_width": 1 << 18,
     "embedding_width": 1 << 15, "table_width": 1 << 15, "outputs": 1 << 17, "features": 1 << 20,
-    "hidden": 1 << 15, "rank": 1 << 12,
+    "hidden": 1 << 15, "rank": 1 << 12, "base_width": 1 << 15, "base_depth": 1000,
 }  # fmt: skip
 
 
@@ -40,6 +40,14 @@ def check_small(what: str, config: Any, *names: str) -> None:
         value = getattr(config, name)
         if isinstance(value, bool) or not (isinstance(value, int | float) and 0 < value <= 1):
             raise UserError(f"{what}.{name} is {value!r}; it must be above 0 and at most 1")
+
+
+def check_positive(what: str, config: Any, *names: str) -> None:
+    """Raises UserError for what is no number above 0, or is far from 1."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not (isinstance(value, int | float) and 2.0**-15 <= value <= 2.0**15):
+            raise UserError(f"{what}.{name} is {value!r}; it must be a number between 2^-15 and 2^15")
 
 
 def check_choices(what: str, config: Any) -> None:

@@ -101,13 +101,17 @@ class Metro(Objective):
         self.config = config
         self.mask_token = alphabet.id(alphabet.mask)
         table_width = encoder.embedding_width or encoder.width
+        depth, width = config.auxiliary_depth or max(1, encoder.depth // 3), config.auxiliary_width or encoder.width
         auxiliary = replace(
             encoder,
-            depth=config.auxiliary_depth or max(1, encoder.depth // 3),
-            width=config.auxiliary_width or encoder.width,
+            depth=depth,
+            width=width,
             ffn_width=None if config.auxiliary_width else encoder.ffn_width,
             embedding_width=table_width,
             dropout=0.0,
+            # muP: the base's auxiliary is to this one as the base to the model that is kept
+            base_width=max(1, round(width / encoder.ratios.width)),
+            base_depth=max(1, round(depth / encoder.ratios.depth)),
         )
         if config.clm_head == "linear" and table_width != encoder.width:
             raise UserError("metro.clm_head linear needs encoder.embedding_width equal to encoder.width")
@@ -117,10 +121,12 @@ class Metro(Objective):
             self.auxiliary.embedding = self.encoder.embedding
         elif config.embeddings == "disentangled":
             self.encoder.embedding = DisentangledEmbedding(self.auxiliary.embedding)  # type: ignore[assignment]
-        head = VocabularyHeadConfig(encoder.width, encoder.vocab_size, table_width, norm_eps=encoder.norm_eps)
-        self.auxiliary_vocabulary = VocabularyHead(replace(head, width=auxiliary.width))
-        self.vocabulary = VocabularyHead(replace(head, dense=config.clm_head == "dense"))
-        self.rtd = TokenHead(TokenHeadConfig(encoder.width, dense=config.rtd_head == "dense"))
+        head = VocabularyHeadConfig.of(encoder, config.clm_head == "dense")
+        self.auxiliary_vocabulary = VocabularyHead(replace(head, width=auxiliary.width, dense=True))
+        self.vocabulary = VocabularyHead(head)
+        self.rtd = TokenHead(
+            TokenHeadConfig(encoder.width, dense=config.rtd_head == "dense", ratio=encoder.ratios.width)
+        )
         self.letters_V: Tensor
         self.register_buffer("letters_V", letter_mask(alphabet), persistent=False)
 

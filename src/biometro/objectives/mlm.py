@@ -53,9 +53,7 @@ class MLM(Objective):
         self.config = config
         self.mask_token = alphabet.id(alphabet.mask)
         self.encoder = Encoder(encoder)
-        self.vocabulary = VocabularyHead(
-            VocabularyHeadConfig(encoder.width, encoder.vocab_size, encoder.embedding_width, norm_eps=encoder.norm_eps)
-        )
+        self.vocabulary = VocabularyHead(VocabularyHeadConfig.of(encoder))
         self.letters_V: Tensor
         self.register_buffer("letters_V", letter_mask(alphabet), persistent=False)
 

@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -30,11 +29,11 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceSt
 from biometro.errors import EchoedError, UserError
 from biometro.files import clear_leftovers, put_in_place, saying, sha256_of
 from biometro.model.weights import distinct_state
+from biometro.training.optimizer import Joined, begin_state
 from biometro.training.parallel import World
 from biometro.untrusted import read_json
 
 _PATIENCE = 10.0  # seconds between signs of life while a checkpoint is being written
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -95,7 +94,7 @@ class Checkpoints:
     Args:
         root: folder that holds them.
         objective: laid out over the world, on its device.
-        optimizer: AdamW over its parameters.
+        optimizer: over its parameters.
         world: all of its ranks call every method together.
         keep: how many to keep.
         waiting: is called now and then while a checkpoint under way is waited for.
@@ -105,7 +104,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self, root: Path, objective: nn.Module, optimizer: torch.optim.Optimizer, world: World, keep: int,
+        self, root: Path, objective: nn.Module, optimizer: Joined, world: World, keep: int,
         waiting: Callable[[], None] = lambda: None, more: Mapping[str, Tensor] | None = None,
     ):  # fmt: skip
         self.waiting, self.more = waiting, more or {}
@@ -114,12 +113,7 @@ class Checkpoints:
         self._names = _name_parameters(objective)
         self._under_way: Future[None] | None = None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                optimizer.state[parameter] = {
-                    "step": torch.zeros((), device=parameter.device),
-                    **{moment: torch.zeros_like(parameter) for moment in _MOMENTS},
-                }
+        begin_state(optimizer)
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that training changes, by name; writing into them changes the model and the optimizer."""
@@ -127,7 +121,8 @@ class Checkpoints:
         moments = {
             f"{moment}.{self._names[parameter]}": state[moment]
             for parameter, state in self.optimizer.state.items()
-            for moment in _MOMENTS
+            for moment in state
+            if moment != "step"
         }
         return {name: tensor.detach() for name, tensor in (weights | moments | {**self.more}).items()}
 
@@ -227,7 +222,8 @@ class Checkpoints:
                 process_group=self.world.background, no_dist=self.world.size == 1,
             )  # fmt: skip
         for state in self.optimizer.state.values():
-            state["step"].fill_(progress.step - progress.skipped - progress.updates)
+            if "step" in state:
+                state["step"].fill_(progress.step - progress.skipped - progress.updates)
         return progress
 
     def _newest(self, say: Callable[[str], None]) -> tuple[Path, Progress] | None:

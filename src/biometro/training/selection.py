@@ -16,6 +16,7 @@ from torch import Tensor
 
 from biometro.objectives.objective import Objective
 from biometro.training.checkpoint import Progress, trained_state
+from biometro.training.optimizer import Joined
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Best:
         steps: of the whole training, at most.
     """
 
-    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer, selection: Selection, steps: int):
+    def __init__(self, objective: Objective, optimizer: Joined, selection: Selection, steps: int):
         self.objective, self.optimizer, self.selection = objective, optimizer, selection
         self.stage_steps = math.ceil(steps / selection.stages)
         self.tensors: dict[str, Tensor] = {
