@@ -106,6 +106,10 @@ def test_models_and_controls_stand_in_one_table(done: Path) -> None:
         assert all({"rival", "low", "better"} <= {*one} for one in entry["verdicts"])
     text = (done / "results.md").read_text()
     assert "partners shuffled" in text and " ± " in text
+    facts = load_towers(done / "model").facts
+    controls = said["splits"]["published"]["methods"].items()
+    best = max(one["runs"][0]["figures"]["auroc"] for _, one in controls if one["control"])
+    assert facts["best control, test: auroc"].startswith(f"{best:.4f} (")
     page = (done / "report.html").read_text()
     assert "<svg" in page and "http" not in page.replace("http://www.w3.org", "")
 

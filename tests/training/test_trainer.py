@@ -51,6 +51,8 @@ def loader() -> Loader:
 
 def fresh(kind: str = "metro") -> Objective:
     torch.manual_seed(0)
+    if kind == "mup":
+        return MLM(replace(ENCODER, mup=True, base_width=16, base_depth=1), PROTEIN)
     options = MetroConfig(embeddings="disentangled" if kind == "disentangled" else "tied")
     return MLM(ENCODER, PROTEIN) if kind == "mlm" else Metro(ENCODER, PROTEIN, options)
 
@@ -74,9 +76,11 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("kind", ["mlm", "metro", "disentangled"])
+@pytest.mark.parametrize("kind", ["mlm", "metro", "disentangled", "mup"])
 def test_twenty_steps_are_ten_a_stop_and_ten(tmp_path: Path, kind: str) -> None:
-    run_to(tmp_path / "whole", CONFIG, kind)
+    """The one of muP by Muon."""
+    config = replace(CONFIG, optimizer=replace(CONFIG.optimizer, name="muon")) if kind == "mup" else CONFIG
+    run_to(tmp_path / "whole", config, kind)
     source = loader()
 
     def interrupted(number: int) -> Batch:
@@ -85,9 +89,9 @@ def test_twenty_steps_are_ten_a_stop_and_ten(tmp_path: Path, kind: str) -> None:
         return source.batch(number)
 
     (tmp_path / "cut").mkdir()
-    outcome = train(fresh(kind), interrupted, CONFIG, tmp_path / "cut", validation=[source.batch(0)], quiet=True)
+    outcome = train(fresh(kind), interrupted, config, tmp_path / "cut", validation=[source.batch(0)], quiet=True)
     assert outcome.stopped == "SIGTERM" and outcome.progress.step == 10
-    outcome = run_to(tmp_path / "cut", CONFIG, kind)
+    outcome = run_to(tmp_path / "cut", config, kind)
     assert outcome.stopped is None and outcome.progress.step == 20
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
     rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]

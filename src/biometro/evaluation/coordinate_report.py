@@ -77,7 +77,7 @@ def write_coordinate_report(
         for name, series in found.items():
             cards.append(card(f"{name}: {text}", draw(widths, series[what], limits, text), note, f"<ul>{legend}</ul>"))
     body = warning_box(warning) + fact_list(facts) + f"<section>{''.join(cards)}</section>" + _table(powers)
-    write_file(path, frame(title, body, "table { max-width: 60rem; }"))
+    write_file(path, frame(title, body, "table { max-width: 60rem; } td { width: 9rem; }"))
 
 
 def _table(powers: Mapping[str, Mapping[str, tuple[float, float]]]) -> str:

@@ -197,6 +197,14 @@ def _leak(split: Mapping[str, Any]) -> str:
     return text + (f" Similarities of the first of these pairs in test: {', '.join(shares)}." if shares else "")
 
 
+def _other_families(split: Mapping[str, Any]) -> str:
+    """Ways to split that keep relatives together, in words; none where one of those that measure them was taken."""
+    by = split.get("by")
+    if by in ("homology", "cdr3", "butina"):
+        return ""
+    return "butina, whose clusters are similar molecules" if by == "scaffold" else "homology, cdr3, scaffold or butina"
+
+
 def _warning(said: Mapping[str, Any], split: Mapping[str, Any]) -> str:
     texts = []
     share = finite(((split.get("leaks") or {}).get("test") or {}).get("share"))
@@ -204,7 +212,8 @@ def _warning(said: Mapping[str, Any], split: Mapping[str, Any]) -> str:
         texts.append(
             f"{percent(share)} of these test sequences have a relative in train: the figures below say how well the "
             "model does on sequences like those it knows, and too little about new families. Look at the nearest "
-            "neighbour, which lives on such relatives, and split by families: homology, cdr3, scaffold or butina."
+            "neighbour, which lives on such relatives"
+            + (f", and split by families: {others}." if (others := _other_families(split)) else ".")
         )
     counts = split.get("classes") or {}
     for side, lack in (("train", "cannot be learnt"), ("test", "are not judged")):

@@ -121,15 +121,10 @@ def _dots(entry: Mapping[str, Any], name: str) -> str:
 
 def _seen(entry: Mapping[str, Any]) -> str:
     shares = entry["seen_in_train"]["test"]
-    rows = "".join(f"<tr><td>{escape(_SEEN.get(name, name))}<td>{100 * share:.1f} %" for name, share in shares.items())
+    rows = "".join(
+        f"<tr><td>{escape(pair_results.SEEN.get(name, name))}<td>{100 * share:.1f} %" for name, share in shares.items()
+    )
     return f'<table class="figures">{rows}</table>'
-
-
-_SEEN = {
-    "a": "the first sequence", "b": "the second", "each": "both, in some pair", "pair": "the very pair",
-    "neither": "neither", "scaffold": "the scaffold", "near_a": "a relative of the first",
-    "near_b": "a relative of the second",
-}  # fmt: skip
 
 
 def _curves(entry: Mapping[str, Any]) -> str:

@@ -36,6 +36,12 @@ SAMPLES = 300
 SHUFFLED = "partners shuffled"
 _SMALLER = ("rmse", "mse", "median_rank")
 _SCALED = ("rmse", "mse")  # which mean something on the labels' scale alone
+SEEN = {
+    "a": "the first sequence", "b": "the second", "each": "both, in some pair", "pair": "the very pair",
+    "neither": "neither", "scaffold": "the scaffold", "near_a": "a relative of the first",
+    "near_b": "a relative of the second",
+}  # fmt: skip
+"""What stands in train of a test pair, in words (`PairDivision.Overlap`)."""
 
 
 def larger_is_better(name: str) -> bool:
@@ -221,6 +227,21 @@ def _drawn(runs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         name: np.mean([[math.nan if x is None else x for x in run["resamples"][name]] for run in runs], axis=0)
         for name in names
     }
+
+
+def best_controls(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Of each figure that methods are judged by, the control that is best in it, and its value; none without any."""
+    found = {}
+    for name in JUDGED:
+        values = {
+            method: said["runs"][0]["figures"][name]
+            for method, said in entry["methods"].items()
+            if said["control"] and said["runs"][0]["figures"].get(name) is not None
+        }
+        if values:
+            best = max(values, key=lambda method: values[method])
+            found[name] = f"{values[best]:.4f} ({best})"
+    return found
 
 
 def without_resamples(said: dict[str, Any]) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def write_variant_report(out: Path, scored: Scored, facts: Mapping[str, str]) ->
     if len(scored.wildtype) > _MOST_SINGLES:
         parts.append(f"<p>No heat map: it is drawn up to {_MOST_SINGLES:,} residues. The table has all scores.</p>")
     parts.append(f"<section>{_pictures(scored, main)}</section>")
-    title = f"Variants of {scored.name or 'a protein'}"
+    title = f"Variants of {scored.name or 'a sequence'}"
     write_file(out, frame(title, "\n".join(part for part in parts if part), GRID + STYLE))
 
 

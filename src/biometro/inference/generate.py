@@ -142,6 +142,22 @@ class Sampling:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"sampling.{name} is {getattr(self, name)}; it must be at least 1")
 
+    def told(self, start: bool = True) -> dict[str, str]:
+        """What was done, for reports: the settings that its method reads, with the defaults that were taken."""
+        method = self.method if self.method != "auto" else "masked" if start else "gibbs"
+        found: dict[str, object] = {"method": method, "temperature": self.temperature}
+        if method != "gibbs":
+            found["top p"] = self.top_p
+        if method == "masked":
+            found["rounds"] = self.rounds
+        if method == "gibbs":
+            found["sweeps"] = self.sweeps or (1 if start else 5)
+        if method == "proposals":
+            found |= {"tries": self.tries, "judge": self.judge}
+        if start and method != "gibbs":
+            found["positions"] = self.positions
+        return {name: str(value) for name, value in found.items()}
+
 
 @dataclass(frozen=True)
 class Generated:

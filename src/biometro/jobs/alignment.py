@@ -74,6 +74,7 @@ class Alignment:
         self.pairs = pairs
         self.classes: np.ndarray | None = None
         self.first: str | None = None
+        self.entry: dict[str, Any] = {"methods": {}}
         self.cut: dict[str, int] = {}
         letters = {self.views["a"]: pairs.a_letters} if len(names) == 1 else dict(
             zip(names, (pairs.a_letters, pairs.b_letters), strict=True)
@@ -146,9 +147,10 @@ class Alignment:
             "train": len(self.train), "valid": len(self.valid), "test": len(self.test), "left_out": division.left_out
         }  # fmt: skip
         entry["added"] = self._added(division)
+        self.entry = entry
         text = ", ".join(f"{count:,} {side}" for side, count in entry["sizes"].items() if count)
         shares = division.overlaps["test"].shares
-        seen = ", ".join(f"{name} {100 * value:.1f} %" for name, value in shares.items())
+        seen = ", ".join(f"{pair_results.SEEN[name]} {100 * value:.1f} %" for name, value in shares.items())
         self.console.print(
             f"split by {division.by}: {text.replace('left_out', 'left out')}; of the test pairs, seen in train: {seen}",
             highlight=False, soft_wrap=True,
@@ -424,6 +426,7 @@ class Alignment:
             for key in pair_results.MAIN
             if said["figures"].get(key) is not None
         }
+        facts |= {f"best control, test: {key}": text for key, text in pair_results.best_controls(self.entry).items()}
         towers = {}
         for tower, bundle in self.bundles.items():
             how, (path, fingerprint) = self.configs[tower], self.models[tower]

@@ -155,7 +155,7 @@ def _verdict(drifts: Mapping[str, list[str]]) -> str:
 
 def _show(said: Mapping[str, Any], tolerance: float) -> None:
     table = Table(title="goes with the width to the power of", title_justify="left")
-    table.add_column("activation")
+    table.add_column("activation", no_wrap=True)
     for name in (MUP, STANDARD):
         for what in ("moved", "size"):
             table.add_column(f"{name}, {what}", justify="right")

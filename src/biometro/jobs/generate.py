@@ -6,7 +6,6 @@ wild type, options ─▶ Space ─▶ samplers ─▶ distinct variants ─▶ 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -265,5 +264,5 @@ def _facts(model: str, name: str, space: Space, sampling: Sampling, made: Genera
         "candidates drawn": f"{made.drawn:,}",
         "seed": str(seed),
     }
-    facts |= {key.replace("_", " "): str(value) for key, value in dataclasses.asdict(sampling).items()}
+    facts |= sampling.told()
     return facts if math.isnan(made.accepted) else facts | {"proposals accepted": f"{made.accepted:.3f}"}

@@ -171,5 +171,5 @@ def _facts(
         "known molecules": f"{known:,} given" + (", and the model's corpus" if corpus is not None else ""),
         "seed": str(seed),
     }
-    facts |= {key.replace("_", " "): str(value) for key, value in dataclasses.asdict(sampling).items() if value}
+    facts |= sampling.told(start is not None)
     return facts if math.isnan(made.accepted) else facts | {"proposals accepted": f"{made.accepted:.3f}"}

@@ -137,7 +137,9 @@ def screen(
         )
     console, account = Console(stderr=True, quiet=path is None), Account()
     options = ReadOptions(format, column, id_column, kind=reading.kind, region=region)
-    queries = _read(data, options, reading, reader, account, path)
+    others = [] if towers is None else [other for other in towers.towers if other != name]
+    hint = f" (queries are read by the tower {name}; --tower {others[0]} reads the other kind)" if others else ""
+    queries = _read(data, options, reading, reader, account, path, hint)
     known_binders = {}
     if known is not None:
         known_binders = _known(known, pairs, reading.kind, store, towers, name, console)
@@ -223,22 +225,25 @@ def _is_first(towers: Towers | None, name: str) -> bool:
 
 def _read(
     data: str | list[str], options: ReadOptions, reading: Reading, reader: TowerReader, account: Account,
-    path: Path | None,
+    path: Path | None, hint: str,
 ) -> _Queries:  # fmt: skip
-    """All queries. Raises UserError where there is none, or one that the tower has no tokens for."""
+    """All queries. Raises UserError, with the hint, where there is none, or one that the tower has no tokens for."""
     sources = expand(data, options)
     if path is not None:
         check_no_input(path, [source.name for source in sources])
     queries = _Queries()
-    for record, letters in clean(sources, options, reading, account, alphabet=cast(Any, reader.alphabet)):
-        try:
-            reader.alphabet.encode(letters)
-        except AlphabetError as error:
-            raise UserError(f"{record.where} ({record.id}): {error}") from error
-        queries.ids.append(record.id or f"query {len(queries.ids) + 1}")
-        queries.letters.append(letters)
-    if not queries.ids:
-        raise UserError(f"there is no query; dropped: {account.dropped}")
+    try:
+        for record, letters in clean(sources, options, reading, account, alphabet=cast(Any, reader.alphabet)):
+            try:
+                reader.alphabet.encode(letters)
+            except AlphabetError as error:
+                raise UserError(f"{record.where} ({record.id}): {error}") from error
+            queries.ids.append(record.id or f"query {len(queries.ids) + 1}")
+            queries.letters.append(letters)
+        if not queries.ids:
+            raise UserError(f"there is no query; dropped: {account.dropped}")
+    except UserError as error:
+        raise UserError(f"{error}{hint}") from error
     return queries
 
 

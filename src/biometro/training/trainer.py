@@ -166,6 +166,8 @@ class _Loop:
     ):  # fmt: skip
         if (config.optimizer.schedule == "staged") != (selection is not None and selection.stages > 1):
             raise UserError("optimizer.schedule: staged is for fine-tuning, where the best weights are kept")
+        if config.optimizer.name == "muon" and world.size > 1:
+            raise UserError("optimizer.name: muon turns whole matrices, and ranks hold shares of them; take adamw")
         self.score, self.halvings = score, 0
         self.objective, self.source, self.config, self.folder = objective, source, config, run
         self.seed, self.world, self.validation, self.watch = seed, world, validation, watch
