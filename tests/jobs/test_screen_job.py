@@ -205,6 +205,8 @@ def test_mistakes_are_said(model: str, index: str, library: Path, targets: Path,
     other = save_towers(tmp_path / "other", seed=1)
     table = tmp_path / "t.csv"
     table.write_text("sequence\nMKT\n")
+    ring = tmp_path / "ring.csv"
+    ring.write_text("sequence\nc1ccc(=O)cc1\n")
     nan = load_towers(model)
     torch.nn.init.constant_(nan.towers["ligand"].encoder.embedding.weight, float("nan"))
     nan.save(tmp_path / "nan")
@@ -213,7 +215,7 @@ def test_mistakes_are_said(model: str, index: str, library: Path, targets: Path,
         ("was made by another model", lambda: biometro.screen(other, index, str(targets))),
         ("is no store of vectors", lambda: biometro.screen(model, str(tmp_path), str(targets))),
         ("there is no tower 'ligands'", lambda: biometro.screen(model, index, str(targets), tower="ligands")),
-        ("--tower ligand reads the other kind", lambda: biometro.screen(model, index, str(library))),
+        ("--tower ligand reads the other kind", lambda: biometro.screen(model, index, str(ring))),
         ("top is 0", lambda: biometro.screen(model, index, str(targets), top=0)),
         ("leave out `workers`", lambda: biometro.screen(model, index, str(targets), workers=2, approximate=True)),
         ("say with `workers`", lambda: biometro.screen(model, index, str(targets), cluster="auto")),
