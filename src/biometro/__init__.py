@@ -1,7 +1,8 @@
 """biometro: METRO-pretrained language models of biochemical sequences.
 
 Every job is a function here and a subcommand of `biometro`: prepare, plan, pretrain, finetune, align, predict,
-evaluate, embed, index, screen, score, generate, export, check_mup. `load` opens a model.
+evaluate, embed, index, screen, score, generate, export, check_mup,
+tune. `load` opens a model.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from biometro.jobs.pretrain import pretrain
     from biometro.jobs.score import score
     from biometro.jobs.screen import screen
+    from biometro.jobs.tune import tune
     from biometro.model.load import load
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "pretrain",
     "score",
     "screen",
+    "tune",
 ]
 
 _HOMES = {
@@ -72,6 +75,7 @@ _HOMES = {
     "pretrain": "biometro.jobs.pretrain",
     "score": "biometro.jobs.score",
     "screen": "biometro.jobs.screen",
+    "tune": "biometro.jobs.tune",
 }
 
 

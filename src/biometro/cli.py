@@ -31,6 +31,7 @@ from biometro.jobs.prepare import prepare
 from biometro.jobs.pretrain import pretrain
 from biometro.jobs.score import score
 from biometro.jobs.screen import screen
+from biometro.jobs.tune import Tuned, tune
 from biometro.training.alignment import TowerConfig
 from biometro.training.signals import remember, remembering
 from biometro.training.trainer import EXIT_STOPPED, Outcome
@@ -39,7 +40,7 @@ from biometro.untrusted import check_yaml
 JOBS: dict[str, Any] = {
     "prepare": prepare, "plan": plan, "pretrain": pretrain, "finetune": finetune, "align": align, "predict": predict,
     "evaluate": evaluate, "embed": embed, "index": index, "screen": screen, "score": score, "generate": generate,
-    "export": export, "check-mup": check_mup,
+    "export": export, "check-mup": check_mup, "tune": tune,
 }  # fmt: skip
 
 # A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure. Our own
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
-    stopped = isinstance(result, Outcome | Finetuned | Aligned) and result.stopped is not None
+    stopped = isinstance(result, Outcome | Finetuned | Aligned | Tuned) and result.stopped is not None
     return EXIT_STOPPED if stopped and not remembering() else 0
 
 

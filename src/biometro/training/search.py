@@ -1,0 +1,308 @@
+"""A search over the options of a training job: what may vary, the study that says what to try, and one trial.
+
+    space ─▶ point (key: value) ─▶ a run of the job for each seed, a process of its own ─▶ held-out figure ─▶ study
+
+The study is Optuna's (Akiba et al. 2019, arXiv 1907.10902), in a database that many machines may share. A point's runs
+lie in a folder named by the point, so that one that was interrupted goes on, and none is run twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from biometro.errors import UserError
+from biometro.training.tracking import read_metrics
+from biometro.untrusted import read_json
+
+if TYPE_CHECKING:
+    import optuna
+
+Sampler = Literal["tpe", "random", "grid", "cmaes"]
+Pruner = Literal["none", "median", "halving"]
+Value = bool | int | float | str | None
+Point = dict[str, Value]
+_POLL = 0.5  # seconds between looks at a run
+_HEARTBEAT = 60  # seconds between a trial's signs of life in the database
+STOPPED = 75
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What one option may be: one of `values`, or a number from `low` to `high`, of which a grid takes `points`."""
+
+    values: tuple[Value, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    whole: bool = False
+    points: int | None = None
+
+    @property
+    def grid(self) -> tuple[Value, ...]:
+        if self.values:
+            return self.values
+        assert self.points is not None
+        spaced = np.geomspace if self.log else np.linspace
+        found = [float(f"{value:.12g}") for value in spaced(self.low, self.high, self.points)]
+        return tuple(dict.fromkeys(round(v) for v in found)) if self.whole else tuple(found)
+
+
+def read_space(space: Mapping[str, Any]) -> dict[str, Axis]:
+    """Axes by option. Raises UserError for what is none."""
+    if not space:
+        raise UserError("space names no option to vary, as in space: {training.optimizer.lr: {low: 1e-4, high: 1e-2}}")
+    return {key: _axis(key, said) for key, said in space.items()}
+
+
+def _axis(key: str, said: Any) -> Axis:
+    form = f"space.{key}: give a list of values, or {{low: 1e-4, high: 1e-2, log: true, points: 5}}"
+    if isinstance(said, list):
+        if not said or not all(isinstance(v, bool | int | float | str | None) for v in said):
+            raise UserError(f"{form}; {said!r} is no list of plain values")
+        return Axis(values=tuple(dict.fromkeys(said)))
+    if not isinstance(said, Mapping) or not {"low", "high"} <= {*said} <= {"low", "high", "log", "points"}:
+        raise UserError(f"{form}, not {said!r}")
+    low, high, log, points = (said.get(name) for name in ("low", "high", "log", "points"))
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in (low, high))
+    if not numbers or not low < high or (log and low <= 0) or log not in (None, True, False):  # type: ignore[operator]
+        raise UserError(f"{form}; low must lie below high, and above 0 where log is true")
+    if points is not None and (isinstance(points, bool) or not isinstance(points, int) or points < 2):
+        raise UserError(f"space.{key}: points is {points!r}; it must be a whole number from 2")
+    whole = isinstance(low, int) and isinstance(high, int)
+    return Axis((), float(low), float(high), bool(log), whole, points)  # type: ignore[arg-type]
+
+
+def grid_of(space: Mapping[str, Axis]) -> dict[str, tuple[Value, ...]]:
+    """Values by option. Raises UserError for a range that does not say how many."""
+    for key, axis in space.items():
+        if not axis.values and axis.points is None:
+            raise UserError(f"space.{key}: a grid needs values: a list, or `points` beside low and high")
+    return {key: axis.grid for key, axis in space.items()}
+
+
+def points_of(space: Mapping[str, Axis]) -> list[Point]:
+    """All points of a grid."""
+    values = grid_of(space)
+    return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
+
+
+def suggest(trial: optuna.Trial, space: Mapping[str, Axis], gridded: bool) -> Point:
+    """The trial's point. Choices are numbered, as databases hold plain categories only."""
+    found: Point = {}
+    for key, axis in space.items():
+        values = axis.grid if gridded else axis.values
+        if values:
+            found[key] = values[trial.suggest_categorical(key, list(range(len(values))))]
+        elif axis.whole:
+            found[key] = trial.suggest_int(key, int(axis.low), int(axis.high), log=axis.log)
+        else:
+            found[key] = trial.suggest_float(key, axis.low, axis.high, log=axis.log)
+    return found
+
+
+def name_of(point: Mapping[str, Value]) -> str:
+    """A folder's name: short, and the same for the same point on any machine."""
+    return hashlib.sha256(json.dumps(dict(sorted(point.items()))).encode()).hexdigest()[:12]
+
+
+def require() -> Any:
+    """Optuna. Raises UserError where it is not installed."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("tune needs Optuna: pip install 'biometro[tune]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def open_study(
+    storage: str, name: str, direction: str, sampler: Sampler, pruner: Pruner, space: Mapping[str, Axis], seed: int,
+    warmup: int,
+) -> optuna.Study:  # fmt: skip
+    """The study of this name, made where it is not there.
+
+    Args:
+        storage: URL of a database, such as sqlite:///study.db or postgresql://...
+        name: of the study in it.
+        direction: minimize or maximize.
+        sampler: how points are chosen.
+        pruner: which runs are ended early.
+        space: what is searched.
+        seed: of the sampler.
+        warmup: steps of a run before which it is not ended early.
+
+    Raises UserError where the database cannot be used.
+    """
+    library = require()
+    import warnings
+
+    warnings.filterwarnings("ignore", category=library.exceptions.ExperimentalWarning)
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        database = library.storages.RDBStorage(storage, heartbeat_interval=_HEARTBEAT, grace_period=3 * _HEARTBEAT)
+        samplers = {
+            "tpe": lambda: library.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
+            "random": lambda: library.samplers.RandomSampler(seed=seed),
+            "grid": lambda: library.samplers.GridSampler(
+                {key: list(range(len(values))) for key, values in grid_of(space).items()}, seed=seed
+            ),
+            "cmaes": lambda: library.samplers.CmaEsSampler(seed=seed),
+        }
+        pruners = {
+            "none": library.pruners.NopPruner,
+            "median": lambda: library.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warmup),
+            "halving": lambda: library.pruners.SuccessiveHalvingPruner(min_resource=max(1, warmup)),
+        }
+        study: optuna.Study = library.create_study(
+            storage=database, sampler=samplers[sampler](), pruner=pruners[pruner](), study_name=name,
+            direction=direction, load_if_exists=True,
+        )  # fmt: skip
+    except (SQLAlchemyError, ValueError, ImportError, OSError) as error:
+        raise UserError(f"{_without_password(storage)}: no study can be kept there ({error})") from error
+    if study.direction.name.lower() != direction:
+        raise UserError(f"study {name!r} is to {study.direction.name.lower()}, not to {direction}; name another run")
+    return study
+
+
+def _without_password(url: str) -> str:
+    """A URL that may be shown."""
+    head, at, tail = url.rpartition("@")
+    return f"{head.split('://')[0]}://...@{tail}" if at else url
+
+
+def here() -> str:
+    """This process, in the words in which a trial says who runs it."""
+    return f"{socket.gethostname()} {os.getpid()}"
+
+
+def clear_interrupted(study: optuna.Study) -> int:
+    """Trials of this machine whose process is gone are tried again, first of all; how many."""
+    optuna = require()
+    count = 0
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        host, _, process = str(trial.user_attrs.get("process", "")).partition(" ")
+        if host == socket.gethostname() and not _alive(int(process)):
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+            count += 1
+    return count
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# One run -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: its figure; or why there is none; or that it was stopped and can go on, or ended early."""
+
+    value: float | None = None
+    problem: str = ""
+    status: int = 0
+    pruned: bool = False
+
+
+def run_job(
+    job: str, folder: Path, options: Sequence[str], metric: str, stop: Callable[[], str | None],
+    judge: Callable[[int, float], bool] = lambda step, value: False, threads: int | None = None,
+) -> Ended:  # fmt: skip
+    """One run of a job in a process of its own.
+
+    Args:
+        job: its name.
+        folder: its run folder, beside which `<folder>.log` holds what it says.
+        options: of the command line, without --run.
+        metric: the held-out figure.
+        stop: why to stop, or None; asked now and then.
+        judge: whether to end the run early, by step and figure of each validation.
+        threads: of the process; None leaves it to itself.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_name(f"{folder.name}.log")
+    seen = 0
+    pruned = False
+    with log.open("ab") as output:
+        began = output.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "biometro", job, *options, f"--run={folder}"], stdout=output, stderr=output,
+            env=os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
+        )  # fmt: skip
+        try:
+            while process.poll() is None:
+                time.sleep(_POLL)
+                rows = list(held_out(folder, metric))
+                for step, value in rows[seen:]:
+                    pruned = pruned or judge(step, value)
+                seen = len(rows)
+                if pruned or stop() is not None:
+                    process.send_signal(signal.SIGTERM)
+                    process.wait()
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    if pruned:
+        return Ended(pruned=True, status=process.returncode)
+    if process.returncode:
+        with log.open("rb") as said:
+            said.seek(began)
+            lines = said.read().decode("utf-8", "replace").strip().splitlines()
+        return Ended(problem=lines[-1] if lines else f"status {process.returncode}", status=process.returncode)
+    value = figure(job, folder, metric)
+    return Ended(value) if math.isfinite(value) else Ended(problem=f"{metric} is {value}", status=1)
+
+
+def held_out(folder: Path, metric: str) -> Iterator[tuple[int, float]]:
+    """Of a run whose metrics lie in its folder, the figure of each validation by step."""
+    for row in read_metrics(folder / "metrics.jsonl"):
+        value = row.get(metric)
+        if row.get("split") == "valid" and isinstance(value, int | float):
+            yield int(row["step"]), float(value)
+
+
+def figure(job: str, folder: Path, metric: str) -> float:
+    """The held-out figure of a finished run: of pretraining that of the last validation; of others that of the weights
+    that were kept, in the first split. Raises UserError where there is none of the name."""
+    if job == "pretrain":
+        found = list(held_out(folder, metric))
+        if found:
+            return found[-1][1]
+        rows = [row for row in read_metrics(folder / "metrics.jsonl") if row.get("split") == "valid"]
+        known = [*rows[-1]] if rows else []
+    else:
+        said = read_json(folder / "results.json")
+        split = next(iter(said["splits"].values()))
+        fits = [run for method in split["methods"].values() for run in method["runs"] if "valid" in run]
+        if len(fits) != 1:
+            raise UserError(f"{folder}: a trial is one fit, and this job made {len(fits)}: name one depth or one loss")
+        value = fits[0]["valid"].get(metric)
+        if isinstance(value, int | float):
+            return float(value)
+        known = [*fits[0]["valid"]]
+    names = ", ".join(name for name in known if name not in ("step", "split"))
+    raise UserError(f"metric is {metric!r}, and the run tells of held-out data: {names or 'nothing'}")

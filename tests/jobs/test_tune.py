@@ -1,0 +1,135 @@
+"""`biometro tune`: a study of real runs that can be stopped, goes on, and is shared."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from biometro import cli
+from biometro.errors import UserError
+from biometro.training import search
+from biometro.training.search import points_of, read_space
+
+
+def test_a_space_of_every_kind() -> None:
+    space = read_space(
+        {
+            "lr": {"low": 1e-4, "high": 1e-2, "log": True, "points": 3},
+            "depth": {"low": 2, "high": 8, "points": 3},
+            "objective": ["metro", "mlm"],
+        }
+    )
+    assert space["lr"].grid == (1e-4, 1e-3, 1e-2) and space["depth"].grid == (2, 5, 8)
+    assert len(points_of(space)) == 18 and points_of(space)[1] == {"lr": 1e-4, "depth": 2, "objective": "mlm"}
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({}, "space names no option"), ({"lr": []}, "is no list of plain values"), ({"lr": [[1]]}, "plain values"),
+        ({"lr": 3}, "give a list"), ({"lr": {"low": 1}}, "give a list"), ({"lr": {"low": 2, "high": 1}}, "below high"),
+        ({"lr": {"low": 0, "high": 1, "log": True}}, "above 0"), ({"lr": {"low": "a", "high": 1}}, "below high"),
+        ({"lr": {"low": 1, "high": 2, "points": 1}}, "from 2"), ({"lr": {"low": 1, "high": 2, "by": 1}}, "give a list"),
+    ],
+)  # fmt: skip
+def test_what_is_no_space(said: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_space(said)
+
+
+def test_a_grid_needs_to_know_how_many() -> None:
+    with pytest.raises(UserError, match="`points` beside low and high"):
+        points_of(read_space({"lr": {"low": 1e-4, "high": 1e-2}}))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tune")
+    assert cli.main(["prepare", "--data=example:families", f"--out={folder / 'corpus'}"]) == 0
+    options = {
+        "data": str(folder / "corpus"), "run": "x", "objective": "mlm", "device": "cpu",
+        "encoder": {"width": 16, "depth": 1, "head_size": 8, "mup": True, "base_width": 16, "base_depth": 1},
+        "packing": {"batch_tokens": 512, "crop": 60},
+        "training": {"steps": 6, "valid_every": 2, "valid_batches": 1, "optimizer": {"warmup": 2}},
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(options))
+    return folder / "recipe.yaml"
+
+
+def arguments(recipe: Path, run: Path, *more: str) -> list[str]:
+    space = "{training.optimizer.lr: [0.003, 1.0e-9]}"
+    return ["tune", "--job=pretrain", f"--recipe={recipe}", f"--run={run}", f"--space={space}", "--metric=mlm_loss",
+            "--sampler=grid", *more]  # fmt: skip
+
+
+def test_a_study_that_is_killed_goes_on_and_a_finished_one_is_not_run_again(
+    recipe: Path, tmp_path: Path, capsys: Any
+) -> None:
+    run = tmp_path / "run"
+    more = ["--transfer=32"]
+    process = subprocess.Popen([sys.executable, "-m", "biometro", *arguments(recipe, run, *more)])
+    deadline = time.monotonic() + 120
+    while not list(run.glob("trials/*/seed-0/metrics.jsonl")):  # the first run is under way
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert cli.main(arguments(recipe, run, *more)) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "at width 32 muP keeps training.optimizer.lr 0.003; predicted mlm_loss: at most" in said
+    rows = list(csv.DictReader((run / "table.csv").open()))
+    assert [row["training.optimizer.lr"] for row in rows] == ["0.003", "1e-09"]
+    assert float(rows[0]["mean"]) < float(rows[1]["mean"])
+    assert yaml.safe_load((run / "best.yaml").read_text()) == {"training": {"optimizer": {"lr": 0.003}}}
+    assert (run / "tune.html").exists() and len(list(run.glob("trials/*/point.yaml"))) == 2
+    before = {path: path.stat().st_mtime_ns for path in run.glob("trials/*/*/metrics.jsonl")}
+    assert cli.main(arguments(recipe, run)) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in run.glob("trials/*/*/metrics.jsonl")}
+    assert cli.main(arguments(recipe, run, "--seeds=2")) == 1
+    assert "was begun with another seeds" in capsys.readouterr().err
+
+
+def test_mistakes_are_said(recipe: Path, tmp_path: Path, capsys: Any) -> None:
+    for more, message in {
+        "--options={training.stepz: 3}": "training.stepz",  # the job's own words
+        "--options={training.optimizer.lr: 3}": "in space and in options",
+        "--options={seed: 3}": "seed is tune's own",
+        "--storage=nonsense://x": "no study can be kept there",
+        "--seeds=0": "at least 1",
+        "--recipe=/nowhere.yaml": "nowhere.yaml",
+    }.items():
+        assert cli.main(arguments(recipe, tmp_path / "run", more)) == 1, more
+        assert message in capsys.readouterr().err, more
+
+
+def test_the_metric_is_named_where_it_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "split": "valid", "mlm_loss": 3.0}\n')
+    assert search.figure("pretrain", tmp_path, "mlm_loss") == 3.0
+    with pytest.raises(UserError, match="metric is 'auroc', and the run tells of held-out data: mlm_loss"):
+        search.figure("pretrain", tmp_path, "auroc")
+
+
+def test_a_trial_of_a_dead_process_is_tried_again(tmp_path: Path) -> None:
+    space = read_space({"lr": [1, 2]})
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    study = search.open_study(url, "s", "minimize", "random", "none", space, 0, 0)
+    trial = study.ask()
+    point = search.suggest(trial, space, False)
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    host = search.here().split()[0]
+    trial.set_user_attr("process", f"{host} {done.pid}")
+    other = study.ask()
+    other.set_user_attr("process", f"{host} {os.getpid()}")
+    assert search.clear_interrupted(study) == 1
+    again = study.ask()
+    assert search.suggest(again, space, False) == point
