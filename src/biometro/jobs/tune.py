@@ -164,7 +164,10 @@ def _check(
     workers: int, pruner: str,
 ) -> None:  # fmt: skip
     """Raises UserError for options that make no sense together."""
-    found = read_yaml(Path(recipe))
+    try:
+        found = read_yaml(Path(recipe))
+    except OSError as error:
+        raise UserError(f"{recipe}: cannot be read ({error.strerror or error})") from error
     if not isinstance(found, dict):
         raise UserError(f"{recipe}: is no recipe of {job}: it holds no options")
     if min(seeds, workers, 1 if trials is None else trials) < 1:

@@ -126,7 +126,7 @@ def require() -> Any:
         import optuna
     except ImportError as error:
         raise UserError("tune needs Optuna: pip install 'biometro[tune]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what fails is told by the job itself
     return optuna
 
 
