@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from biometro import cli
 from biometro.errors import UserError
 from biometro.training import search
 from biometro.training.search import points_of, read_space
+from conftest import recipes_of
 
 
 def test_a_space_of_every_kind() -> None:
@@ -49,6 +51,16 @@ def test_what_is_no_space(said: Any, message: str) -> None:
 def test_a_grid_needs_to_know_how_many() -> None:
     with pytest.raises(UserError, match="`points` beside low and high"):
         points_of(read_space({"lr": {"low": 1e-4, "high": 1e-2}}))
+
+
+@pytest.mark.parametrize("path", recipes_of("tune"), ids=lambda p: p.stem)
+def test_a_recipe_says_points_that_the_job_takes(path: Path) -> None:
+    _, options = cli.parse(["tune", str(path)])
+    point = points_of(read_space(options["space"]))[-1]
+    given = [f"--{key}={json.dumps(value)}" for key, value in {**options["options"], **point}.items()]
+    recipe = path.parent.parent / options["recipe"]
+    job, found = cli.parse([options["job"], f"--config={recipe}", *given])
+    assert job == "pretrain" and found["encoder"].width == point["encoder.width"]
 
 
 @pytest.fixture(scope="module")
