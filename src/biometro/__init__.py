@@ -2,7 +2,7 @@
 
 Every job is a function here and a subcommand of `biometro`: prepare, plan, pretrain, finetune, align, predict,
 evaluate, embed, index, screen, score, generate, export, check_mup,
-tune. `load` opens a model.
+tune, study. `load` opens a model.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from biometro.jobs.pretrain import pretrain
     from biometro.jobs.score import score
     from biometro.jobs.screen import screen
+    from biometro.jobs.study import study
     from biometro.jobs.tune import tune
     from biometro.model.load import load
 
@@ -55,6 +56,7 @@ __all__ = [
     "pretrain",
     "score",
     "screen",
+    "study",
     "tune",
 ]
 
@@ -75,6 +77,7 @@ _HOMES = {
     "pretrain": "biometro.jobs.pretrain",
     "score": "biometro.jobs.score",
     "screen": "biometro.jobs.screen",
+    "study": "biometro.jobs.study",
     "tune": "biometro.jobs.tune",
 }
 

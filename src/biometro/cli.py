@@ -31,6 +31,7 @@ from biometro.jobs.prepare import prepare
 from biometro.jobs.pretrain import pretrain
 from biometro.jobs.score import score
 from biometro.jobs.screen import screen
+from biometro.jobs.study import Studied, StudyCorpus, study
 from biometro.jobs.tune import Tuned, tune
 from biometro.training.alignment import TowerConfig
 from biometro.training.signals import remember, remembering
@@ -40,12 +41,12 @@ from biometro.untrusted import check_yaml
 JOBS: dict[str, Any] = {
     "prepare": prepare, "plan": plan, "pretrain": pretrain, "finetune": finetune, "align": align, "predict": predict,
     "evaluate": evaluate, "embed": embed, "index": index, "screen": screen, "score": score, "generate": generate,
-    "export": export, "check-mup": check_mup, "tune": tune,
+    "export": export, "check-mup": check_mup, "tune": tune, "study": study,
 }  # fmt: skip
 
 # A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure. Our own
 # dataclasses are let through, which jsonargparse looks up by name where an option holds a list of them, or none.
-_PLAIN = (DataSet, TowerConfig)
+_PLAIN = (DataSet, TowerConfig, StudyCorpus)
 set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[f"{c.__module__}.{c.__name__}" for c in _PLAIN])
 _load_yaml = get_loader("yaml")
 
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
-    stopped = isinstance(result, Outcome | Finetuned | Aligned | Tuned) and result.stopped is not None
+    stopped = isinstance(result, Outcome | Finetuned | Aligned | Tuned | Studied) and result.stopped is not None
     return EXIT_STOPPED if stopped and not remembering() else 0
 
 

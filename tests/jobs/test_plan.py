@@ -174,3 +174,19 @@ def test_nothing_in_python_by_position() -> None:
         biometro.plan("recipes/quickstart.yaml")  # type: ignore[misc]
     with pytest.raises(UserError):
         biometro.plan(peak_tflops=-1)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "metro"])
+def test_runs_of_equal_flops(corpus: Path, tmp_path: Path, objective: Any) -> None:
+    """`training.flops` in place of steps: the run takes as many as it is told, and `plan` says the same."""
+    training = TrainingConfig(flops=3e9, valid_batches=1, track=[])
+    encoder = EncoderConfig(width=32, depth=3, head_size=16)
+    packing = PackingConfig(batch_tokens=512, crop=60)
+    options: dict[str, Any] = {"objective": objective, "encoder": encoder, "packing": packing, "training": training}
+    done = biometro.pretrain(str(corpus), str(tmp_path / "r"), **options, device="cpu", report=False)
+    assert done.stopped is None and done.progress.flops == pytest.approx(3e9, rel=0.05)
+    assert yaml.safe_load((tmp_path / "r" / "recipe.yaml").read_text())["training"]["steps"] == done.progress.step
+    planned = biometro.plan(data=str(corpus), gpu="cpu", peak_tflops=1.0, **options)
+    assert planned.training == pytest.approx(3e9, rel=0.05)
+    again = biometro.pretrain(str(corpus), str(tmp_path / "r"), **options, device="cpu", report=False)
+    assert again.progress.step == done.progress.step

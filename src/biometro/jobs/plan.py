@@ -140,7 +140,11 @@ def plan(
     with torch.device("meta"):
         goal: Objective = Metro(encoder, alphabet, metro) if objective == "metro" else MLM(encoder, alphabet, mlm)
     split = _assumed(mean_length) if corpus is None else corpus.split("train")
-    work = Work(goal, Loader(split, alphabet, packing), training)
+    loader = Loader(split, alphabet, packing)
+    work = Work(goal, loader, training)
+    if training.flops is not None:
+        per_step = 3 * sum(work.forward.values()) * work.mean * training.accumulate
+        work = Work(goal, loader, training := training.for_flops(per_step))
     machine = _machine(gpu, encoder, training, memory, peak_tflops)
     layouts = _layouts(work, machine, gpus)
     found = _figures(work, machine, layouts, gpus, mfu, price, network)

@@ -36,6 +36,7 @@ from biometro.training.tracking import read_metrics
 from biometro.training.trainer import EXIT_STOPPED, FREE_TO_CHANGE, Outcome, TrainingConfig, train
 
 _MAP_SEQUENCES = 1000  # held-out sequences in the report's map
+_SAMPLED = 64  # micro-batches from which the FLOPs of a step are taken
 _FREE = {"data", "run", "device", "report", *(f"training.{name}" for name in FREE_TO_CHANGE)}
 
 
@@ -90,19 +91,20 @@ def pretrain(
             raise UserError(f"seed is {seed}; it must lie between 0 and {2**32 - 1}")
         packing = _direction(packing, corpus)
         encoder = dataclasses.replace(encoder, vocab_size=alphabet.size, mask_token=alphabet.id(alphabet.mask))
-        parts = {"encoder": encoder, "metro": metro, "mlm": mlm, "packing": packing, "training": training}
-        recipe: dict[str, Any] = {"data": data, "run": run, "objective": objective}
-        recipe |= {name: dataclasses.asdict(part) for name, part in parts.items()}  # type: ignore[call-overload]
-        recipe |= {"seed": seed, "device": device, "report": report}
         loader = Loader(corpus.split("train"), alphabet, packing, seed)
-        validation = _validation(corpus, packing, seed, training.valid_batches)
 
         def build() -> Objective:
             torch.manual_seed(seed)
             return Metro(encoder, alphabet, metro) if objective == "metro" else MLM(encoder, alphabet, mlm)
 
         goal = build()
-
+        if training.flops is not None:
+            training = training.for_flops(_flops_per_step(goal, loader, training.accumulate))
+        parts = {"encoder": encoder, "metro": metro, "mlm": mlm, "packing": packing, "training": training}
+        recipe: dict[str, Any] = {"data": data, "run": run, "objective": objective}
+        recipe |= {name: dataclasses.asdict(part) for name, part in parts.items()}  # type: ignore[call-overload]
+        recipe |= {"seed": seed, "device": device, "report": report}
+        validation = _validation(corpus, packing, seed, training.valid_batches)
         folder = Path(run)
         with ExitStack() as held:  # after all that may still refuse the options
             world.first(lambda: runs.begin(folder, recipe, "corpus", corpus.digest, _FREE, held))
@@ -125,6 +127,13 @@ def pretrain(
 
             outcome = world.first(leave)  # the others wait, or torchrun would take the store away
     return outcome
+
+
+def _flops_per_step(goal: Objective, loader: Loader, accumulate: int) -> float:
+    """Of training, on average over micro-batches of the first epoch, spread evenly."""
+    count = min(_SAMPLED, loader.batches_per_epoch)
+    numbers = np.linspace(0, loader.batches_per_epoch - 1, count).astype(int).tolist()
+    return 3 * accumulate * sum(goal.flops(loader.batch(number)) for number in numbers) / count
 
 
 def _direction(packing: PackingConfig, corpus: Corpus) -> PackingConfig:

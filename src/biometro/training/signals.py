@@ -58,3 +58,7 @@ class StopRequest:
         if self.reason is None and self._deadline is not None and time.monotonic() >= self._deadline:
             self.reason = f"the limit of {self._max_minutes:g} minutes"
         return self.reason
+
+    def minutes_left(self) -> float | None:
+        """Until the time limit, at least a little; None without one."""
+        return None if self._deadline is None else max(0.01, (self._deadline - time.monotonic()) / 60)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +53,8 @@ class TrainingConfig:
 
     Args:
         steps: optimizer steps.
+        flops: in place of steps, floating-point operations of training (forward and backward, all modules) that the run
+            is to take: what runs at equal compute have in common. Steps are what comes nearest.
         accumulate: micro-batches in one step, shared out among the ranks; so the number of ranks does not change what a
             step computes.
         optimizer: AdamW and its schedule.
@@ -72,6 +74,7 @@ class TrainingConfig:
     """
 
     steps: int = 1000
+    flops: float | None = None
     accumulate: int = 1
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -90,6 +93,12 @@ class TrainingConfig:
         for name in ("steps", "accumulate", "log_every", "valid_every", "valid_batches", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.flops is not None and not 0 < self.flops < math.inf:
+            raise UserError(f"training.flops is {self.flops}; it must be above 0")
+
+    def for_flops(self, per_step: float) -> TrainingConfig:
+        """The same with the steps that take the FLOPs asked for, where one takes `per_step`."""
+        return self if self.flops is None else replace(self, steps=max(1, round(self.flops / per_step)))
 
 
 FREE_TO_CHANGE = (

@@ -1,0 +1,287 @@
+"""What a study found: every seed's figure, arms against a reference at equal compute, curves, sentences.
+
+rows (model, task, figure) ─▶ cells: corpus, size, budget ─▶ paired differences over seeds ─▶ table, page, curves
+
+Figures of tasks whose smaller values are better change their sign in differences, so that above 0 is always better.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from biometro.evaluation import plots
+from biometro.evaluation.plots import GREY, LOOKS
+from biometro.evaluation.search_results import holm
+from biometro.files import write_file
+
+_LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One figure of one model, or of a baseline, which has neither size, budget nor seed."""
+
+    corpus: str
+    size: str
+    flops: float
+    arm: str
+    seed: int
+    task: str
+    metric: str
+    value: float
+    larger_is_better: bool = True
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm against the reference in one cell, on one task or ("") on the mean of all.
+
+    mean, deviation: of the paired differences over `seeds` seeds; deviation NaN of one. p: of a paired t-test,
+    corrected for all arms of the cell and its tasks (Holm), or for the arms alone where the task is ""; NaN of fewer
+    than two seeds.
+    """
+
+    corpus: str
+    size: str
+    flops: float
+    arm: str
+    task: str
+    mean: float
+    deviation: float
+    seeds: int
+    p: float = math.nan
+
+    @property
+    def clear(self) -> bool:
+        return math.isfinite(self.p) and self.p < _LEVEL
+
+
+Cell = tuple[str, str, float]
+
+
+def cells(rows: Sequence[Measured]) -> dict[Cell, list[Measured]]:
+    """Rows of models by corpus, size and budget, in their order."""
+    found: dict[Cell, list[Measured]] = {}
+    for row in rows:
+        if not row.baseline:
+            found.setdefault((row.corpus, row.size, row.flops), []).append(row)
+    return found
+
+
+def differences(rows: Sequence[Measured], reference: str) -> list[Difference]:
+    """Every arm against the reference, in every cell, on every task and on their mean.
+
+    The mean is over tasks that all arms have, of figures as they are: tasks of a corpus should have like metrics.
+    """
+    found: list[Difference] = []
+    for (corpus, size, flops), here in cells(rows).items():
+        signed = {(r.arm, r.task, r.seed): r.value if r.larger_is_better else -r.value for r in here}
+        tasks = list(dict.fromkeys(r.task for r in here))
+        arms = [arm for arm in dict.fromkeys(r.arm for r in here) if arm != reference]
+        seeds = sorted({r.seed for r in here})
+        for group in ([""], tasks):
+            made = []
+            for arm in arms:
+                for task in group:
+                    over = [task] if task else tasks
+                    gaps = [
+                        float(np.mean([signed[arm, t, s] - signed[reference, t, s] for t in over]))
+                        for s in seeds
+                        if all((a, t, s) in signed for a in (arm, reference) for t in over)
+                    ]
+                    if gaps:
+                        deviation = float(np.std(gaps, ddof=1)) if len(gaps) > 1 else math.nan
+                        made.append((Difference(corpus, size, flops, arm, task, float(np.mean(gaps)), deviation,
+                                                len(gaps)), _p(gaps)))  # fmt: skip
+            corrected = holm([p for _, p in made])
+            found += [replace(one, p=p) for (one, _), p in zip(made, corrected, strict=True)]
+    return found
+
+
+def _p(gaps: Sequence[float]) -> float:
+    """Two-sided, of a mean of 0."""
+    from scipy.stats import ttest_1samp
+
+    return float(ttest_1samp(gaps, 0.0).pvalue) if len(gaps) > 1 and np.ptp(gaps) > 0 else math.nan
+
+
+def table(rows: Sequence[Measured]) -> str:
+    """CSV with every figure."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in fields(Measured)])
+    for row in rows:
+        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in astuple(row)])
+    return text.getvalue()
+
+
+def sentences(found: Sequence[Difference], reference: str) -> list[str]:
+    """What follows, plainly: where an arm is clearly better or worse than the reference, and where nothing is clear."""
+    said = []
+    over = [one for one in found if one.task == ""]
+    for corpus, size in dict.fromkeys((one.corpus, one.size) for one in over):
+        for arm in dict.fromkeys(one.arm for one in over if (one.corpus, one.size) == (corpus, size)):
+            row = [one for one in over if (one.corpus, one.size, one.arm) == (corpus, size, arm)]
+            clear = [one for one in row if one.clear]
+            where = f"{corpus}, {size}: {arm}"
+            if not clear:
+                least, most = min(one.mean for one in row), max(one.mean for one in row)
+                said.append(
+                    f"{where} does not differ clearly from {reference} at any budget (mean differences "
+                    f"{least:+.3f} to {most:+.3f}, {max(one.seeds for one in row)} seeds)"
+                )
+            else:
+                parts = [f"{'better' if one.mean > 0 else 'worse'} at {one.flops:.0e} FLOPs ({one.mean:+.3f} ± "
+                         f"{one.deviation:.3f}, p {one.p:.2g})" for one in clear]  # fmt: skip
+                rest = len(row) - len(clear)
+                said.append(f"{where} is clearly {'; '.join(parts)} than {reference}"
+                            + (f"; at {rest} other budgets nothing is clear" if rest else ""))  # fmt: skip
+    return said
+
+
+def document(
+    rows: Sequence[Measured], rates: Mapping[tuple[str, str], float], reference: str, complete: bool, stem: str
+) -> str:
+    """The Markdown page."""
+    found = differences(rows, reference)
+    lines = ["# Objectives at equal compute", ""]
+    if not complete:
+        lines += ["*The study is under way: what stands here is what has been run so far.*", ""]
+    lines += [f"- {text}." for text in sentences(found, reference)] or ["Nothing has been run yet."]
+    lines += [
+        "",
+        "## Learning rates",
+        "",
+        "Searched on each corpus at the smallest size, carried to the others by muP.",
+        "",
+    ]
+    if rates:
+        arms = list(dict.fromkeys(arm for _, arm in rates))
+        lines += [f"| | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
+        for corpus in dict.fromkeys(corpus for corpus, _ in rates):
+            cells_ = [f"{rates[corpus, arm]:.3g}" if (corpus, arm) in rates else "-" for arm in arms]
+            lines.append(f"| {corpus} | {' | '.join(cells_)} |")
+    for corpus in dict.fromkeys(row.corpus for row in rows):
+        lines += ["", f"## {corpus}", "", f"![quality against FLOPs]({stem}-{corpus}.svg)", ""]
+        lines += _corpus_tables([row for row in rows if row.corpus == corpus], found, reference)
+    return "\n".join(lines) + "\n"
+
+
+def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], reference: str) -> list[str]:
+    """One table for each size and budget: arms by tasks, mean and deviation over seeds; what is clear is marked."""
+    lines = []
+    clear = {(o.corpus, o.size, o.flops, o.arm, o.task): o for o in found if o.clear}
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    metric = {row.task: row.metric for row in rows}
+    for cell, here in cells(rows).items():
+        corpus, size, flops = cell
+        lines += ["", f"**{size}, {flops:.0e} FLOPs** (marked: clearly better (+) or worse (-) than {reference})", ""]
+        lines += [
+            f"| | {' | '.join(f'{t} ({metric[t]})' for t in tasks)} | mean difference |",
+            "|---" * (len(tasks) + 2) + "|",
+        ]
+        for arm in dict.fromkeys(row.arm for row in here):
+            row_cells = []
+            for task in tasks:
+                values = [r.value for r in here if (r.arm, r.task) == (arm, task)]
+                mark = clear.get((corpus, size, flops, arm, task))
+                row_cells.append(_cell(values) + ("" if mark is None else " +" if mark.mean > 0 else " -"))
+            whole = next((o for o in found if (o.corpus, o.size, o.flops, o.arm, o.task) == (*cell, arm, "")), None)
+            last = "" if whole is None else f"{whole.mean:+.3f} ± {whole.deviation:.3f}" + (" *" if whole.clear else "")
+            lines.append(f"| {arm} | {' | '.join(row_cells)} | {last} |")
+    baselines = [row for row in rows if row.baseline]
+    if baselines:
+        lines += [
+            "",
+            "Baselines, which know letters alone:",
+            "",
+            f"| | {' | '.join(tasks)} |",
+            "|---" * (len(tasks) + 1) + "|",
+        ]
+        for arm in dict.fromkeys(row.arm for row in baselines):
+            known = {row.task: row.value for row in baselines if row.arm == arm}
+            lines.append(f"| {arm} | {' | '.join(f'{known[t]:.3f}' if t in known else '-' for t in tasks)} |")
+    return lines
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def curves(rows: Sequence[Measured]) -> str:
+    """Mean over tasks against FLOPs, a line for each arm (colour) and size (style), with deviations over seeds; the
+    best baseline's mean is dashed. All figures signed so that more is better."""
+    models = [row for row in rows if not row.baseline]
+    tasks = {row.task for row in models}
+    with matplotlib.rc_context(plots.STYLE):
+        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        axes = figure.add_subplot(xlabel="training FLOPs", ylabel="mean over tasks", xscale="log")
+        arms, sizes = (list(dict.fromkeys(getattr(row, name) for row in models)) for name in ("arm", "size"))
+        for arm, (colour, _) in zip(arms, LOOKS * len(arms), strict=False):
+            for size, style in zip(sizes, ("-", "--", ":", "-.") * len(sizes), strict=False):
+                x, y, bars = [], [], []
+                for flops in sorted({row.flops for row in models}):
+                    each = _means([r for r in models if (r.arm, r.size, r.flops) == (arm, size, flops)], tasks)
+                    if each:
+                        x.append(flops)
+                        y.append(float(np.mean(each)))
+                        bars.append(float(np.std(each, ddof=1)) if len(each) > 1 else 0.0)
+                if x:
+                    axes.errorbar(x, y, bars, fmt=f"o{style}", color=colour, markersize=3.5, linewidth=1.3,
+                                  elinewidth=0.8, label=f"{arm}, {size}")  # fmt: skip
+        best = [float(np.mean(v)) for v in _baselines(rows, tasks).values()]
+        if best:
+            axes.axhline(max(best), color=GREY, linestyle="--", linewidth=1, label="best baseline")
+        axes.legend(fontsize=7, frameon=False)
+        return plots.to_svg(figure)
+
+
+def _means(rows: Sequence[Measured], tasks: set[str]) -> list[float]:
+    """Of each seed that has all tasks, the mean of its signed figures."""
+    seeds: dict[int, dict[str, float]] = {}
+    for row in rows:
+        seeds.setdefault(row.seed, {})[row.task] = row.value if row.larger_is_better else -row.value
+    return [float(np.mean(list(found.values()))) for found in seeds.values() if {*found} == tasks]
+
+
+def _baselines(rows: Sequence[Measured], tasks: set[str]) -> dict[str, list[float]]:
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row.baseline:
+            found.setdefault(row.arm, {})[row.task] = row.value if row.larger_is_better else -row.value
+    return {name: list(values.values()) for name, values in found.items() if {*values} == tasks}
+
+
+def write(
+    folder: Path, rows: Sequence[Measured], rates: Mapping[tuple[str, str], float], reference: str, complete: bool
+) -> str:
+    """study.csv, study.md and a picture of each corpus; gives the sentences."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / "study.csv", table(rows))
+    for corpus in dict.fromkeys(row.corpus for row in rows if not row.baseline):
+        picture = curves([row for row in rows if row.corpus == corpus])
+        write_file(folder / f"study-{corpus}.svg", picture.replace("<svg ", '<svg style="color:#444" ', 1))
+    write_file(folder / "study.md", document(rows, rates, reference, complete, "study"))
+    return "\n".join(sentences(differences(rows, reference), reference)) or "nothing to compare yet"
+
+
+def publish(folder: Path, out: Path) -> None:
+    """Copy the page to `out`, and table and pictures beside it, under its name."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = (folder / "study.md").read_text(encoding="utf-8").replace("](study-", f"]({out.stem}-")
+    write_file(out, text)
+    for path in (folder / "study.csv", *folder.glob("study-*.svg")):
+        shutil.copyfile(path, out.with_name(path.name.replace("study", out.stem, 1)))

@@ -1,0 +1,267 @@
+"""`biometro study`: objectives at equal compute, each at its own best learning rate, judged by tasks, over seeds.
+
+corpora x arms ─▶ rate of each, at the smallest size ─▶ x sizes x budgets x seeds: pretrain ─▶ evaluate ─▶ study.md
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from biometro.errors import UserError
+from biometro.evaluation import study_results
+from biometro.evaluation.study_results import Measured
+from biometro.files import write_file
+from biometro.jobs.tune import tune
+from biometro.training import search
+from biometro.training.search import Value
+from biometro.training.signals import StopRequest
+from biometro.untrusted import read_json, read_yaml
+
+
+@dataclass(frozen=True)
+class StudyCorpus:
+    """What a study trains on and judges by.
+
+    Args:
+        recipe: of `pretrain`; its data are the corpus.
+        tasks: of `evaluate`: suites, tasks, or files of your own.
+        options: further options of `pretrain`, by dotted name.
+    """
+
+    recipe: str
+    tasks: list[str]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Studied:
+    """How it ended. `stopped` says why it ended early; rows are those of study.csv."""
+
+    rows: list[Measured]
+    stopped: str | None = None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One model to train."""
+
+    corpus: str
+    size: str
+    flops: float
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.size}-{self.flops:.0e}-{self.arm}-{self.seed}".replace(" ", "_").replace("/", "_")
+
+
+def study(
+    run: str,
+    corpora: dict[str, StudyCorpus],
+    arms: dict[str, dict[str, Any]],
+    sizes: dict[str, dict[str, Any]],
+    flops: list[float],
+    rates: dict[str, Any],
+    tune_flops: float,
+    metrics: dict[str, str] | None = None,
+    reference: str | None = None,
+    seeds: int = 3,
+    data: str | None = None,
+    out: str | None = None,
+    workers: int = 1,
+    max_minutes: float | None = None,
+    seed: int = 0,
+) -> Studied:
+    """Compare ways to pretrain at equal training FLOPs; the same command goes on where it stopped, over days.
+
+    The learning rate of each arm is searched on each corpus at the first size, and carried to the others by muP. Then
+    every arm is trained at every size, budget and seed, the smallest budgets first, and all models are examined by the
+    corpus' tasks. Leaves in the run folder a folder for each corpus (rates/, runs, evaluation/), study.csv (a row for
+    each model and task) and study.md with its pictures: tables, curves and what follows from them, so far.
+
+    Args:
+        run: folder; made, or gone on with.
+        corpora: by name.
+        arms: what is compared, by name: options of `pretrain`, by dotted name.
+        sizes: by name, the smallest first: options of `pretrain`, such as {encoder.width: 128}.
+        flops: budgets of training, auxiliary and heads included. Each is a run of its own, with its whole schedule.
+        rates: of the learning rate, as in a space of `tune`: {low: 5e-4, high: 3e-2, log: true, points: 7}.
+        tune_flops: budget of a run of the search.
+        metrics: held-out figure by which an arm's rate is chosen, by arm; default loss.
+        reference: the arm that others are compared with; default the first.
+        seeds: of each model.
+        data: folder of the tasks' data; default $BIOMETRO_DATA.
+        out: Markdown file to write, too, such as docs/study.md; pictures and the table of every seed beside it.
+        workers: runs of the search at once.
+        max_minutes: stop after this time, with exit status 75.
+        seed: the first.
+
+    Raises UserError for options that make no sense, and for what the jobs refuse.
+    """
+    reference = reference or next(iter(arms), "")
+    _check(corpora, arms, sizes, flops, seeds, tune_flops, reference, metrics or {})
+    folder, console = Path(run), Console(stderr=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _same(folder, {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
+                   "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed})  # fmt: skip
+    stopped = None
+    with StopRequest(max_minutes) as request:
+        chosen: dict[tuple[str, str], float] = {}
+        for name, corpus in corpora.items():
+            for arm, options in arms.items():
+                if stopped is not None or request.check() is not None:
+                    break
+                console.print(f"{name}, {arm}: learning rate", highlight=False)
+                found = tune(
+                    "pretrain", corpus.recipe, str(folder / name / "rates" / arm.replace(" ", "_")),
+                    {"training.optimizer.lr": rates}, (metrics or {}).get(arm, "loss"),
+                    _options(corpus, options, next(iter(sizes.values())), tune_flops), sampler="grid", workers=workers,
+                    max_minutes=request.minutes_left(), seed=seed,
+                )  # fmt: skip
+                if found.stopped is not None:
+                    stopped = found.stopped
+                    break
+                chosen[name, arm] = float(found.best["training.optimizer.lr"])  # type: ignore[arg-type]
+        done: list[_Run] = []
+        rows = _known(folder, corpora, list(_rounds(corpora, arms, sizes, flops, seeds, seed)))
+        rounds = _rounds(corpora, arms, sizes, flops, seeds, seed) if len(chosen) == len(corpora) * len(arms) else ()
+        for group in rounds:
+            for one in group:
+                corpus = corpora[one.corpus]
+                options = _options(corpus, arms[one.arm], sizes[one.size], one.flops)
+                options["training.optimizer.lr"] = chosen[one.corpus, one.arm]
+                if request.check() is None and _train(folder, one, corpus, options, request, console):
+                    done.append(one)
+            if request.check() is not None:
+                break
+            rows = [row for name in corpora for row in _judged(folder, name, corpora[name], done, data)]
+            study_results.write(folder, rows, chosen, reference, complete=False)
+        stopped = stopped or request.check()
+    text = study_results.write(folder, rows, chosen, reference, stopped is None)
+    if out is not None:
+        study_results.publish(folder, Path(out))
+    console.print(text, markup=False, highlight=False)
+    return Studied(rows, stopped)
+
+
+def _check(
+    corpora: Mapping[str, StudyCorpus], arms: Mapping[str, Any], sizes: Mapping[str, Any], flops: list[float],
+    seeds: int, tune_flops: float, reference: str, metrics: Mapping[str, str],
+) -> None:  # fmt: skip
+    """Raises UserError for options that make no sense."""
+    for what, named in (("corpora", corpora), ("arms", arms), ("sizes", sizes), ("flops", flops)):
+        if not named:
+            raise UserError(f"{what} is empty; a study needs one or more")
+    for name in (*corpora, *arms, *sizes):
+        if not name or not name.isprintable() or "/" in name or name.startswith("."):
+            raise UserError(f"{name!r} is no name of a folder")
+    if seeds < 1 or not all(0 < budget < math.inf for budget in (*flops, tune_flops)):
+        raise UserError("seeds must be at least 1, and budgets (flops, tune_flops) above 0")
+    for name in (reference, *metrics):
+        if name not in arms:
+            raise UserError(f"there is no arm {name!r}; there are {', '.join(arms)}")
+
+
+def _same(folder: Path, options: Mapping[str, Any]) -> None:
+    """Keep the options; raises UserError where the folder holds a study of others. Seeds, budgets and the place of the
+    tasks' data may change: they add runs."""
+    path = folder / "study.yaml"
+    text = yaml.safe_dump(json.loads(json.dumps(options)), sort_keys=False)
+    if path.exists():
+        before = read_yaml(path)
+        differ = [
+            name for name in options if not isinstance(before, dict) or before.get(name) != yaml.safe_load(text)[name]
+        ]
+        if differ:
+            raise UserError(f"{folder}: holds a study with another {', '.join(differ)}; name another run")
+    else:
+        write_file(path, text)
+
+
+def _options(corpus: StudyCorpus, arm: Mapping[str, Any], size: Mapping[str, Any], flops: float) -> dict[str, Value]:
+    return {"encoder.mup": True, **corpus.options, **size, **arm, "training.flops": flops}
+
+
+def _rounds(
+    corpora: Mapping[str, Any], arms: Mapping[str, Any], sizes: Mapping[str, Any], flops: list[float], seeds: int,
+    seed: int,
+) -> Iterator[list[_Run]]:  # fmt: skip
+    """Runs of one budget and seed, the cheapest first, so that every state of a study compares all arms."""
+    for budget in sorted(flops):
+        for number in range(seed, seed + seeds):
+            yield [_Run(corpus, size, budget, arm, number) for size in sizes for corpus in corpora for arm in arms]
+
+
+def _train(
+    folder: Path, one: _Run, corpus: StudyCorpus, options: Mapping[str, Any], request: StopRequest, console: Console
+) -> bool:
+    """Whether the model is there: trained now, or before. Raises UserError where the job refuses it; a run that
+    diverges is none."""
+    place = folder / one.corpus / one.name
+    status = place / "exit-status"
+    if status.exists() and status.read_text().strip() == "0":
+        return True
+    failed = place.with_name(f"{one.name}.failed")
+    if failed.exists():
+        return False
+    console.print(f"{one.corpus}: {one.name}", highlight=False)
+    given = [f"--config={corpus.recipe}", *(f"--{key}={json.dumps(value)}" for key, value in options.items())]
+    ended = search.run_job(
+        "pretrain", place, [*given, f"--seed={one.seed}", "--report=false"], "loss", request.check
+    )  # fmt: skip
+    if ended.status == 0:
+        return True
+    if ended.status == search.STOPPED or request.check() is not None:
+        return False
+    if "not finite" not in ended.problem:
+        raise UserError(f"a run of pretrain failed: {ended.problem} (its log: {place}.log)")
+    write_file(failed, ended.problem + "\n")
+    return False
+
+
+def _judged(folder: Path, name: str, corpus: StudyCorpus, done: list[_Run], data: str | None) -> list[Measured]:
+    """Figures of all models of a corpus on its tasks; those known from before are not computed again."""
+    runs = [one for one in done if one.corpus == name]
+    if runs:
+        models = [str(folder / name / one.name / "model") for one in runs]
+        command = [sys.executable, "-m", "biometro", "evaluate", f"--out={folder / name / 'evaluation'}",
+                   f"--tasks={json.dumps(corpus.tasks)}", f"--model={json.dumps(models)}"]  # fmt: skip
+        command += [] if data is None else [f"--data={data}"]
+        with (folder / name / "evaluation.log").open("ab") as log:
+            if subprocess.run(command, stdout=log, stderr=log).returncode:
+                raise UserError(f"evaluate failed; what it said is in {log.name}")
+    return _read(folder, name, runs)
+
+
+def _known(folder: Path, corpora: Mapping[str, StudyCorpus], rounds: list[list[_Run]]) -> list[Measured]:
+    """Figures of models that were examined before."""
+    runs = [one for group in rounds for one in group]
+    return [row for name in corpora for row in _read(folder, name, [one for one in runs if one.corpus == name])]
+
+
+def _read(folder: Path, name: str, runs: list[_Run]) -> list[Measured]:
+    path = folder / name / "evaluation" / "results.json"
+    if not path.exists():
+        return []
+    known = {one.name: one for one in runs}
+    found = []
+    for task in read_json(path)["tasks"]:
+        for method, score in task["methods"].items():
+            one = known.get(score["model"])
+            what = (task["task"], task["metric"], float(score["value"]), bool(task["larger_is_better"]))
+            if score["model"] is None:
+                found.append(Measured(name, "", 0.0, method, 0, *what, baseline=True))
+            elif one is not None and task["main"][score["model"]] == method:
+                found.append(Measured(name, one.size, one.flops, one.arm, one.seed, *what))
+    return found

@@ -1,0 +1,75 @@
+"""What a study says: paired differences over seeds, what is clear, and what is not."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from biometro.evaluation.study_results import Measured, differences, publish, sentences, table, write
+
+TASKS = [("binding", "auroc", True), ("affinity", "rmse", False)]
+
+
+def rows(gap: float, noise: float = 0.01, seeds: int = 4) -> list[Measured]:
+    """An arm that is better by `gap` on both tasks than the reference, with seeds in common."""
+    random = np.random.default_rng(0)
+    found = []
+    for seed in range(seeds):
+        luck = 0.1 * random.standard_normal()
+        for arm, more in (("mlm", 0.0), ("metro", gap)):
+            for task, metric, larger in TASKS:
+                value = 0.7 + luck + more + noise * random.standard_normal()
+                found.append(
+                    Measured("tcr", "S", 1e13, arm, seed, task, metric, value if larger else 2 - value, larger)
+                )
+    baseline = [
+        Measured("tcr", "", 0.0, "k-mers", 0, t, m, 0.9 if la else 1.0, la, baseline=True) for t, m, la in TASKS
+    ]
+    return found + baseline
+
+
+def test_differences_are_paired_by_seed_and_above_0_is_better() -> None:
+    found = {one.task: one for one in differences(rows(0.1), "mlm")}
+    assert set(found) == {"", "binding", "affinity"} and found[""].seeds == 4
+    data = {(r.arm, r.task, r.seed): r.value if r.larger_is_better else -r.value for r in rows(0.1)}
+    gaps = {t: [data["metro", t, s] - data["mlm", t, s] for s in range(4)] for t, _, _ in TASKS}
+    for task, values in gaps.items():
+        assert found[task].mean == pytest.approx(np.mean(values)) and found[task].mean > 0
+    whole = np.mean(list(gaps.values()), axis=0)
+    assert found[""].p == pytest.approx(ttest_1samp(whole, 0).pvalue)
+    raw = sorted(ttest_1samp(values, 0).pvalue for values in gaps.values())
+    assert sorted(found[t].p for t in gaps) == pytest.approx([2 * raw[0], max(2 * raw[0], raw[1])])
+
+
+def test_sentences_say_what_is_clear() -> None:
+    assert "metro is clearly better at 1e+13 FLOPs (+0.097 ± 0.014" in sentences(differences(rows(0.1), "mlm"), "mlm")[0]
+    assert "metro is clearly worse at 1e+13 FLOPs (-0.103 ± 0.014" in sentences(differences(rows(-0.1), "mlm"), "mlm")[0]
+    assert "metro does not differ clearly from mlm" in sentences(differences(rows(0.0), "mlm"), "mlm")[0]
+    one = differences(rows(0.1, seeds=1), "mlm")
+    assert all(math.isnan(d.p) for d in one) and "1 seeds" in sentences(one, "mlm")[0]
+
+
+def test_a_seed_that_one_arm_lacks_is_not_compared() -> None:
+    some = [r for r in rows(0.1) if not (r.arm == "metro" and r.seed == 0 and r.task == "binding")]
+    found = {one.task: one.seeds for one in differences(some, "mlm")}
+    assert found == {"": 3, "binding": 3, "affinity": 4}
+
+
+def test_the_page_and_what_is_published(tmp_path: Path) -> None:
+    said = write(tmp_path / "s", rows(0.1), {("tcr", "mlm"): 0.001, ("tcr", "metro"): 0.002}, "mlm", complete=False)
+    assert "clearly better" in said
+    publish(tmp_path / "s", tmp_path / "docs" / "results.md")
+    page = (tmp_path / "docs" / "results.md").read_text()
+    for text in ("under way", "results-tcr.svg", "| tcr | 0.001 | 0.002 |", "k-mers | 0.900 | 1.000", "metro |", " +"):
+        assert text in page
+    assert (tmp_path / "docs" / "results-tcr.svg").read_text().startswith("<svg")
+    found = list(csv.DictReader(io.StringIO((tmp_path / "docs" / "results.csv").read_text())))
+    assert len(found) == 18 and found[0]["value"] == f"{rows(0.1)[0].value:.6g}"
+    assert table([]).count("\n") == 1
+    write(tmp_path / "s", [], {}, "mlm", complete=False)
