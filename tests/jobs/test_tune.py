@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -57,7 +56,7 @@ def test_a_grid_needs_to_know_how_many() -> None:
 def test_a_recipe_says_points_that_the_job_takes(path: Path) -> None:
     _, options = cli.parse(["tune", str(path)])
     point = points_of(read_space(options["space"]))[-1]
-    given = [f"--{key}={json.dumps(value)}" for key, value in {**options["options"], **point}.items()]
+    given = [search.as_option(key, value) for key, value in {**options["options"], **point}.items()]
     recipe = path.parent.parent / options["recipe"]
     job, found = cli.parse([options["job"], f"--config={recipe}", *given])
     assert job == "pretrain" and found["encoder"].width == point["encoder.width"]
@@ -112,6 +111,7 @@ def test_a_study_that_is_killed_goes_on_and_a_finished_one_is_not_run_again(
 
 def test_mistakes_are_said(recipe: Path, tmp_path: Path, capsys: Any) -> None:
     for more, message in {
+        "--options={objective: mlmm}": "objective",
         "--options={training.stepz: 3}": "training.stepz",  # the job's own words
         "--options={training.optimizer.lr: 3}": "in space and in options",
         "--options={seed: 3}": "seed is tune's own",

@@ -216,7 +216,7 @@ def _train(
     if failed.exists():
         return False
     console.print(f"{one.corpus}: {one.name}", highlight=False)
-    given = [f"--config={corpus.recipe}", *(f"--{key}={json.dumps(value)}" for key, value in options.items())]
+    given = [f"--config={corpus.recipe}", *(search.as_option(key, value) for key, value in options.items())]
     ended = search.run_job(
         "pretrain", place, [*given, f"--seed={one.seed}", "--report=false"], "loss", request.check
     )  # fmt: skip

@@ -64,7 +64,7 @@ class _Work:
 
     def command(self, point: Mapping[str, Value], number: int) -> list[str]:
         found = [f"--config={self.recipe}"]
-        found += [f"--{key}={json.dumps(value)}" for key, value in {**self.options, **point}.items()]
+        found += [search.as_option(key, value) for key, value in {**self.options, **point}.items()]
         found += [f"--seed={self.seed + number}", "--report=false"]
         return found if self.job == "pretrain" else [*found, "--seeds=1"]
 

@@ -115,6 +115,11 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Axis], gridded: bool) -> Po
     return found
 
 
+def as_option(key: str, value: Any) -> str:
+    """On the command line, where text stands as it is."""
+    return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+
+
 def name_of(point: Mapping[str, Value]) -> str:
     """A folder's name: short, and the same for the same point on any machine."""
     return hashlib.sha256(json.dumps(dict(sorted(point.items()))).encode()).hexdigest()[:12]
