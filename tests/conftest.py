@@ -84,12 +84,12 @@ def esm2_folder(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-_SAID = {"finetune": "labels", "align": "pairs", "tune": "space"}
+_SAID = {"finetune": "labels", "align": "pairs", "tune": "space", "study": "corpora"}
 
 
 def recipes_of(job: str) -> list[Path]:
     """The recipes of a job: those of `finetune` say where labels stand, those of `align` where pairs do, those
-    of `tune` what may vary."""
+    of `tune` what may vary, those of `study` on what."""
     found = sorted(Path(__file__).parent.parent.glob("recipes/*.yaml"))
     jobs = {
         path: next((name for name, key in _SAID.items() if f"\n{key}:" in path.read_text()), "pretrain")

@@ -23,13 +23,6 @@ def shell(corpus: Path, out: Path, *more: str) -> int:
     ])  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus") / "c"
-    assert cli.main(["prepare", "--data=example:families", f"--out={folder}"]) == 0
-    return folder
-
-
 def test_options_are_those_of_pretrain() -> None:
     ours, theirs = (inspect.signature(job).parameters for job in (biometro.check_mup, biometro.pretrain))
     assert set(theirs) <= set(ours)

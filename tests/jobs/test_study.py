@@ -1,0 +1,82 @@
+"""`biometro study`: rates, runs at equal compute, tasks, a page; it goes on where it was."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from biometro import cli
+from biometro.evaluation.tasks import find
+from biometro.jobs.study import StudyCorpus, study
+from biometro.training import search
+from conftest import recipes_of
+
+
+@pytest.mark.parametrize("path", recipes_of("study"), ids=lambda p: p.stem)
+def test_recipes_name_options_and_tasks_that_there_are(path: Path) -> None:
+    _, options = cli.parse(["study", str(path)])
+    for corpus in options["corpora"].values():
+        assert isinstance(corpus, StudyCorpus) and find(corpus.tasks)
+        for arm in options["arms"].values():
+            for size in options["sizes"].values():
+                given = {**corpus.options, **size, **arm, "training.flops": 1e12, "encoder.mup": True}
+                recipe = path.parent.parent / corpus.recipe
+                cli.parse(["pretrain", f"--config={recipe}", *(search.as_option(k, v) for k, v in given.items())])
+    assert {*(options["metrics"] or {}), options["reference"]} <= {*options["arms"]}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    assert cli.main(["prepare", "--data=example:families", f"--out={folder / 'corpus'}", "--valid=0.1"]) == 0
+    options = {
+        "data": str(folder / "corpus"), "run": "x", "device": "cpu",
+        "encoder": {"width": 16, "depth": 1, "head_size": 8, "base_width": 16, "base_depth": 1},
+        "packing": {"batch_tokens": 512, "crop": 60}, "training": {"valid_batches": 1},
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(options))
+    return folder / "recipe.yaml"
+
+
+def options(recipe: Path, run: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "run": str(run), "corpora": {"families": StudyCorpus(str(recipe), ["family"])},
+        "arms": {"mlm": {"objective": "mlm"}, "rtd": {"objective": "metro", "metro.clm_weight": 0}},
+        "sizes": {"S": {"encoder.width": 16}}, "flops": [1e8], "rates": {"low": 1e-3, "high": 1e-2, "points": 2},
+        "tune_flops": 5e7, "metrics": {"rtd": "rtd_gain"}, "seeds": 1, **more,
+    }  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_study_from_rates_to_its_page(recipe: Path, tmp_path: Path) -> None:
+    done = study(**options(recipe, tmp_path / "s", out=str(tmp_path / "docs" / "study.md")))
+    assert done.stopped is None and {row.arm for row in done.rows if not row.baseline} == {"mlm", "rtd"}
+    rows = list(csv.DictReader((tmp_path / "docs" / "study.csv").open()))
+    assert {row["size"] for row in rows if row["baseline"] == "False"} == {"S"}
+    page = (tmp_path / "docs" / "study.md").read_text()
+    assert "rtd does not differ clearly from mlm" in page and "under way" not in page
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("families/*/metrics.jsonl")}
+    assert len(before) == 2
+    again = study(**options(recipe, tmp_path / "s", seeds=2))
+    assert {row.seed for row in again.rows if not row.baseline} == {0, 1}
+    assert all(p.stat().st_mtime_ns == when for p, when in before.items())
+
+
+def test_mistakes_are_said(recipe: Path, tmp_path: Path) -> None:
+    from biometro.errors import UserError
+
+    for more, message in (
+        ({"flops": []}, "flops is empty"), ({"reference": "clm"}, "there is no arm 'clm'; there are mlm, rtd"),
+        ({"metrics": {"x": "loss"}}, "there is no arm 'x'"), ({"seeds": 0}, "at least 1"),
+        ({"sizes": {"a/b": {}}}, "no name of a folder"), ({"tune_flops": 0.0}, "above 0"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            study(**options(recipe, tmp_path / "s", **more))
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "study.yaml").write_text("arms: {}\n")
+    with pytest.raises(UserError, match="holds a study with another"):
+        study(**options(recipe, tmp_path / "t"))
