@@ -142,10 +142,13 @@ def test_import_of_export_is_the_identity(theirs: Any, folder: Path, tmp_path: P
         assert torch.equal(again.encoder.state_dict()[name], tensor), name
 
 
-def test_a_model_of_our_own_exports_and_gives_the_same_logits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mup", [False, True])
+def test_a_model_of_our_own_exports_and_gives_the_same_logits(tmp_path: Path, mup: bool) -> None:
+    """One of muP as well: its factors are in its weights."""
     torch.manual_seed(2)
-    config = EncoderConfig(width=64, depth=2, head_size=16)
-    bundle = Bundle(PROTEIN, {"encoder": Encoder(config), "vocabulary": VocabularyHead(VocabularyHeadConfig(64, 33))})
+    config = EncoderConfig(width=64, depth=2, head_size=16, mup=mup, base_width=16, base_depth=1)
+    head = VocabularyHead(VocabularyHeadConfig.of(config))
+    bundle = Bundle(PROTEIN, {"encoder": Encoder(config), "vocabulary": head})
     esm2.to_huggingface(bundle, tmp_path / "hf")
     model = transformers.EsmForMaskedLM.from_pretrained(tmp_path / "hf").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
