@@ -145,3 +145,24 @@ def test_a_trial_of_a_dead_process_is_tried_again(tmp_path: Path) -> None:
     assert search.clear_interrupted(study) == 1
     again = study.ask()
     assert search.suggest(again, space, False) == point
+
+
+@pytest.mark.long
+def test_runs_that_are_worse_are_ended_early_and_several_go_on_at_once(recipe: Path, tmp_path: Path) -> None:
+    """Two at a time; after four points the fifth, which learns nothing, ends at its first validation."""
+    run = tmp_path / "run"
+    space = "{training.optimizer.lr: [0.003, 0.004, 0.005, 0.006, 1.0e-9]}"
+    study = search.open_study(
+        f"sqlite:///{tmp_path / 's.db'}", "run", "minimize", "random", "median", read_space({"training.optimizer.lr": [
+            0.003, 0.004, 0.005, 0.006, 1e-9]}), 0, 0,
+    )  # fmt: skip
+    for place in range(5):
+        study.enqueue_trial({"training.optimizer.lr": place})
+    options = ["--trials=5", "--sampler=random", "--pruner=median", "--workers=2", "--options={training.steps: 40}",
+               f"--storage=sqlite:///{tmp_path / 's.db'}", "--report=false"]  # fmt: skip
+    assert (
+        cli.main([*(a for a in arguments(recipe, run) if not a.startswith("--space")), f"--space={space}", *options])
+        == 0
+    )
+    rows = {row["training.optimizer.lr"]: row["state"] for row in csv.DictReader((run / "table.csv").open())}
+    assert rows.pop("1e-09") == "pruned" and set(rows.values()) == {"complete"} and len(rows) == 4

@@ -144,7 +144,7 @@ def tune(
         if again:
             console.print(f"{again} interrupted trials go on", highlight=False)
         stopped = _search(kept, work, axes, sampler == "grid", wanted, workers, request, console)
-        ranked = search_results.rank(_tried(kept), smaller)
+        ranked = search_results.rank(_once(_tried(kept)), smaller)
         best = ranked[0].tried.point if ranked and ranked[0].tried.state == "complete" else None
         if best is None and stopped is None:
             raise UserError(f"no point could be run; what they said is in {folder / 'trials'}")
@@ -195,7 +195,7 @@ def _same_options(study: optuna.Study, work: _Work, axes: Mapping[str, Axis]) ->
     parts = {name: hashlib.sha256(json.dumps(one, sort_keys=True, default=str).encode()).hexdigest()[:16]
              for name, one in said.items()}  # fmt: skip
     before = study.user_attrs.get("begun with")
-    if before is None:
+    if before is None or not _tried(study):  # a first run that failed for a wrong option has begun nothing
         study.set_user_attr("begun with", parts)
         return
     differ = [name for name in parts if before.get(name) != parts[name]]
@@ -210,7 +210,7 @@ def _search(
     """Run trials until there are as many as wanted; gives why it was stopped before, or None."""
 
     def enough(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        if _finished(study) >= wanted or request.check() is not None:
+        if _finished(study, gridded) >= wanted or request.check() is not None:
             study.stop()
 
     def one(trial: optuna.Trial) -> float:
@@ -226,13 +226,13 @@ def _search(
         console.print(f"trial {trial.number}: {shown}: {work.metric} {mean:.4f}", highlight=False, soft_wrap=True)
         return mean
 
-    while request.check() is None and _finished(study) < wanted:
+    while request.check() is None and _finished(study, gridded) < wanted:
         try:
-            study.optimize(one, n_trials=wanted - _finished(study), n_jobs=workers, catch=(_FailedError,),
+            study.optimize(one, n_trials=wanted - _finished(study, gridded), n_jobs=workers, catch=(_FailedError,),
                            callbacks=[enough])  # fmt: skip
         except _StoppedError:
             return request.check() or "a signal"
-    return request.check() if _finished(study) < wanted else None
+    return request.check() if _finished(study, gridded) < wanted else None
 
 
 class _FailedError(Exception):
@@ -259,10 +259,10 @@ def _run_seeds(
             if ended.status in (search.STOPPED, 130, -15, -2) or request.check() is not None:
                 study.enqueue_trial(trial.params)
                 raise _StoppedError
-            trial.set_user_attr("problem", ended.problem)
             first = not any(one.state == "complete" for one in _tried(study))
             if ended.status == 2 or (first and "not finite" not in ended.problem):
                 raise UserError(f"a run of {work.job} failed: {ended.problem} (its log: {folder}.log)")
+            trial.set_user_attr("problem", ended.problem)
             raise _FailedError
         values.append(ended.value)
     return values
@@ -286,13 +286,14 @@ def write_point(folder: Path, point: Mapping[str, Value]) -> None:
         write_file(path, yaml.safe_dump(dict(point), sort_keys=False))
 
 
-def _finished(study: optuna.Study) -> int:
-    """Trials that count: those that have a figure, were ended early, or failed by themselves."""
-    return sum(one.state != "failed" or bool(one.note) for one in _tried(study))
+def _finished(study: optuna.Study, gridded: bool) -> int:
+    """Trials that count: those that have a figure, were ended early, or failed by themselves; of a grid its points."""
+    found = _tried(study)
+    return len({search.name_of(one.point) for one in found}) if gridded else len(found)
 
 
 def _tried(study: optuna.Study) -> list[Tried]:
-    """Points of ended trials; without those that were interrupted, and repeated ones once."""
+    """Points of ended trials, without those that were interrupted."""
     states = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
     found = []
     for trial in study.get_trials(deepcopy=False):
@@ -303,6 +304,14 @@ def _tried(study: optuna.Study) -> list[Tried]:
             Tried(attributes["point"], attributes.get("values", []), state, attributes.get("problem", ""), trial.number)
         )
     return found
+
+
+def _once(tried: list[Tried]) -> list[Tried]:
+    """Every point once: a sampler may come to one again, and a point that was ended early may be run to its end."""
+    found: dict[str, Tried] = {}
+    for one in sorted(tried, key=lambda one: one.state != "complete"):
+        found.setdefault(search.name_of(one.point), one)
+    return sorted(found.values(), key=lambda one: one.number)
 
 
 # A wider model -------------------------------------------------------------------------------------------------------
