@@ -25,6 +25,9 @@ from biometro.evaluation.search_results import holm
 from biometro.files import write_file
 
 _LEVEL = 0.05
+_FEWEST = 3  # seeds from which anything is called clear
+# A picture that stands alone says what its names mean.
+_FILE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="color:#555" '
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        return math.isfinite(self.p) and self.p < _LEVEL
+        return self.seeds >= _FEWEST and math.isfinite(self.p) and self.p < _LEVEL
 
 
 Cell = tuple[str, str, float]
@@ -273,7 +276,7 @@ def write(
     write_file(folder / "study.csv", table(rows))
     for corpus in dict.fromkeys(row.corpus for row in rows if not row.baseline):
         picture = curves([row for row in rows if row.corpus == corpus])
-        write_file(folder / f"study-{corpus}.svg", picture.replace("<svg ", '<svg style="color:#444" ', 1))
+        write_file(folder / f"study-{corpus}.svg", picture.replace("<svg ", _FILE, 1))
     write_file(folder / "study.md", document(rows, rates, reference, complete, "study"))
     return "\n".join(sentences(differences(rows, reference), reference)) or "nothing to compare yet"
 
