@@ -11,7 +11,7 @@ import yaml
 
 from biometro import cli
 from biometro.evaluation.tasks import find
-from biometro.jobs.study import StudyCorpus, study
+from biometro.jobs.study import StudyCorpus, _Run, study
 from biometro.training import search
 from conftest import recipes_of
 
@@ -72,10 +72,13 @@ def test_mistakes_are_said(recipe: Path, tmp_path: Path) -> None:
     for more, message in (
         ({"flops": []}, "flops is empty"), ({"reference": "clm"}, "there is no arm 'clm'; there are mlm, rtd"),
         ({"metrics": {"x": "loss"}}, "there is no arm 'x'"), ({"seeds": 0}, "at least 1"),
-        ({"sizes": {"a/b": {}}}, "no name of a folder"), ({"tune_flops": 0.0}, "above 0"),
+        ({"sizes": {"a/b": {}}}, "no name of a folder"), ({"flops": [1e9, 1e9]}, "one folder's name"),
+        ({"out": str(tmp_path / "s" / "study.md")}, "has its own study.md"), ({"tune_flops": 0.0}, "above 0"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             study(**options(recipe, tmp_path / "s", **more))
+    names = {_Run("c", "S", flops, arm, 0).name for flops in (1e12, 1.4e12) for arm in ("a b", "c")}
+    assert len(names) == 4
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "study.yaml").write_text("arms: {}\n")
     with pytest.raises(UserError, match="holds a study with another"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
 
@@ -130,21 +130,41 @@ def test_the_metric_is_named_where_it_is_not_there(tmp_path: Path) -> None:
         search.figure("pretrain", tmp_path, "auroc")
 
 
-def test_a_trial_of_a_dead_process_is_tried_again(tmp_path: Path) -> None:
-    space = read_space({"lr": [1, 2]})
-    url = f"sqlite:///{tmp_path / 's.db'}"
-    study = search.open_study(url, "s", "minimize", "random", "none", space, 0, 0)
-    trial = study.ask()
-    point = search.suggest(trial, space, False)
+def _dead() -> str:
+    """A process of this machine that is gone, as a trial names it."""
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
-    host = search.here().split()[0]
-    trial.set_user_attr("process", f"{host} {done.pid}")
-    other = study.ask()
-    other.set_user_attr("process", f"{host} {os.getpid()}")
-    assert search.clear_interrupted(study) == 1
+    return f"{search.here().split()[0]} {done.pid}"
+
+
+def test_a_trial_of_a_dead_process_is_tried_again(tmp_path: Path) -> None:
+    space = read_space({"lr": [1, 2]})
+    study = search.open_study(f"sqlite:///{tmp_path / 's.db'}", "s", "minimize", "random", "none", 0, 0)
+    trial, other, early = study.ask(), study.ask(), study.ask()
+    point = search.suggest(trial, space)
+    for each, process in ((trial, _dead()), (other, search.here()), (early, _dead())):  # the last drew nothing yet
+        each.set_user_attr("process", process)
+    assert search.clear_interrupted(study, space) == 2
     again = study.ask()
-    assert search.suggest(again, space, False) == point
+    assert search.suggest(again, space) == point
+
+
+def test_points_of_a_grid_are_shared_out_once(tmp_path: Path) -> None:
+    """Trials of several machines; one that died gives its point back, one that ended or failed does not."""
+    space = read_space({"lr": [1, 2, 3]})
+    points = points_of(space)
+    study = search.open_study(f"sqlite:///{tmp_path / 's.db'}", "s", "minimize", "grid", "none", 0, 0)
+    trials = [study.ask() for _ in range(3)]
+    assert [search.next_of(trial, study, points) for trial in trials] == points
+    late = study.ask()
+    assert search.next_of(late, study, points) is None
+    study.tell(trials[0], 1.0)
+    trials[1].set_user_attr("process", _dead())
+    trials[2].set_user_attr("problem", "the gradient is not finite")
+    study.tell(trials[2], state=optuna.trial.TrialState.FAIL)
+    study.tell(late, state=optuna.trial.TrialState.FAIL)
+    assert search.clear_interrupted(study, space) == 1
+    assert search.next_of(study.ask(), study, points) == points[1]
 
 
 @pytest.mark.long
@@ -153,8 +173,7 @@ def test_runs_that_are_worse_are_ended_early_and_several_go_on_at_once(recipe: P
     run = tmp_path / "run"
     space = "{training.optimizer.lr: [0.003, 0.004, 0.005, 0.006, 1.0e-9]}"
     study = search.open_study(
-        f"sqlite:///{tmp_path / 's.db'}", "run", "minimize", "random", "median", read_space({"training.optimizer.lr": [
-            0.003, 0.004, 0.005, 0.006, 1e-9]}), 0, 0,
+        f"sqlite:///{tmp_path / 's.db'}", "run", "minimize", "random", "median", 0, 0
     )  # fmt: skip
     for place in range(5):
         study.enqueue_trial({"training.optimizer.lr": place})

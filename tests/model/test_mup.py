@@ -55,7 +55,7 @@ def groups(goal: Objective, config: OptimizerConfig) -> dict[str, tuple[float, f
         ("encoder.embedding.weight", 1, 1 / 4), ("encoder.blocks.3.attention.qkv.weight", 1 / 4, 1 / 16),
         ("encoder.blocks.0.ffn.up.weight", 1 / 4, 1 / 16), ("encoder.blocks.7.ffn.down.weight", 1 / 16, 1 / 4),
         ("encoder.blocks.0.attention.out.weight", 1 / 16, 1 / 4), ("encoder.blocks.0.attention.out.bias", 1 / 4, 1 / 4),
-        ("encoder.blocks.0.ffn.up.bias", 1, 1 / 4), ("encoder.norm.weight", 1, 1 / 4),
+        ("encoder.blocks.0.ffn.up.bias", 1, 1 / 16), ("encoder.norm.weight", 1, 1 / 4),
         ("vocabulary.dense.weight", 1 / 4, 1 / 4), ("vocabulary.norm.weight", 1 / 4, 1), ("vocabulary.bias", 1, 1 / 4),
         ("rtd.out.weight", 1 / 4, 1), ("auxiliary.blocks.0.attention.out.weight", 1 / 8, 1 / 4),
     ],

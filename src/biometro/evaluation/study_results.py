@@ -145,7 +145,7 @@ def sentences(found: Sequence[Difference], reference: str) -> list[str]:
                     f"{least:+.3f} to {most:+.3f}, {max(one.seeds for one in row)} seeds)"
                 )
             else:
-                parts = [f"{'better' if one.mean > 0 else 'worse'} at {one.flops:.0e} FLOPs ({one.mean:+.3f} ± "
+                parts = [f"{'better' if one.mean > 0 else 'worse'} at {one.flops:.3g} FLOPs ({one.mean:+.3f} ± "
                          f"{one.deviation:.3f}, p {one.p:.2g})" for one in clear]  # fmt: skip
                 rest = len(row) - len(clear)
                 said.append(f"{where} is clearly {'; '.join(parts)} than {reference}"
@@ -189,7 +189,7 @@ def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], refere
     metric = {row.task: row.metric for row in rows}
     for cell, here in cells(rows).items():
         corpus, size, flops = cell
-        lines += ["", f"**{size}, {flops:.0e} FLOPs** (marked: clearly better (+) or worse (-) than {reference})", ""]
+        lines += ["", f"**{size}, {flops:.3g} FLOPs** (marked: clearly better (+) or worse (-) than {reference})", ""]
         lines += [
             f"| | {' | '.join(f'{t} ({metric[t]})' for t in tasks)} | mean difference |",
             "|---" * (len(tasks) + 2) + "|",

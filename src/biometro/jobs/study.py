@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +61,15 @@ class _Run:
 
     @property
     def name(self) -> str:
-        return f"{self.size}-{self.flops:.0e}-{self.arm}-{self.seed}".replace(" ", "_").replace("/", "_")
+        return _folder(f"{self.size}-{self.flops:g}-{self.arm}-{self.seed}")
+
+
+def _folder(name: str) -> str:
+    return name.replace(" ", "_")
+
+
+class _StoppedError(Exception):
+    """A signal or the time limit ended a run in the middle; the same command goes on."""
 
 
 def study(
@@ -111,6 +117,8 @@ def study(
     """
     reference = reference or next(iter(arms), "")
     _check(corpora, arms, sizes, flops, seeds, tune_flops, reference, metrics or {})
+    if out is not None and Path(out).resolve().parent == Path(run).resolve():
+        raise UserError(f"{out}: the run folder has its own study.md; name a place outside of it")
     folder, console = Path(run), Console(stderr=True)
     folder.mkdir(parents=True, exist_ok=True)
     _same(folder, {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
@@ -124,7 +132,7 @@ def study(
                     break
                 console.print(f"{name}, {arm}: learning rate", highlight=False)
                 found = tune(
-                    "pretrain", corpus.recipe, str(folder / name / "rates" / arm.replace(" ", "_")),
+                    "pretrain", corpus.recipe, str(folder / name / "rates" / _folder(arm)),
                     {"training.optimizer.lr": rates}, (metrics or {}).get(arm, "loss"),
                     _options(corpus, options, next(iter(sizes.values())), tune_flops), sampler="grid", workers=workers,
                     max_minutes=request.minutes_left(), seed=seed,
@@ -136,17 +144,18 @@ def study(
         done: list[_Run] = []
         rows = _known(folder, corpora, list(_rounds(corpora, arms, sizes, flops, seeds, seed)))
         rounds = _rounds(corpora, arms, sizes, flops, seeds, seed) if len(chosen) == len(corpora) * len(arms) else ()
-        for group in rounds:
-            for one in group:
-                corpus = corpora[one.corpus]
-                options = _options(corpus, arms[one.arm], sizes[one.size], one.flops)
-                options["training.optimizer.lr"] = chosen[one.corpus, one.arm]
-                if request.check() is None and _train(folder, one, corpus, options, request, console):
-                    done.append(one)
-            if request.check() is not None:
-                break
-            rows = [row for name in corpora for row in _judged(folder, name, corpora[name], done, data)]
-            study_results.write(folder, rows, chosen, reference, complete=False)
+        try:
+            for group in rounds:
+                for one in group:
+                    corpus = corpora[one.corpus]
+                    options = _options(corpus, arms[one.arm], sizes[one.size], one.flops)
+                    options["training.optimizer.lr"] = chosen[one.corpus, one.arm]
+                    if _train(folder, one, corpus, options, request, console):
+                        done.append(one)
+                rows = [row for name in corpora for row in _judged(folder, name, corpora[name], done, data, request)]
+                study_results.write(folder, rows, chosen, reference, complete=False)
+        except _StoppedError:
+            stopped = request.check() or "a signal"
         stopped = stopped or request.check()
     text = study_results.write(folder, rows, chosen, reference, stopped is None)
     if out is not None:
@@ -166,6 +175,9 @@ def _check(
     for name in (*corpora, *arms, *sizes):
         if not name or not name.isprintable() or "/" in name or name.startswith("."):
             raise UserError(f"{name!r} is no name of a folder")
+    for names in ([*arms], [*sizes], [f"{budget:g}" for budget in flops]):
+        if len({_folder(name) for name in names}) < len(names):
+            raise UserError(f"{', '.join(names)}: two of these have one folder's name; name them apart")
     if seeds < 1 or not all(0 < budget < math.inf for budget in (*flops, tune_flops)):
         raise UserError("seeds must be at least 1, and budgets (flops, tune_flops) above 0")
     for name in (reference, *metrics):
@@ -206,8 +218,8 @@ def _rounds(
 def _train(
     folder: Path, one: _Run, corpus: StudyCorpus, options: Mapping[str, Any], request: StopRequest, console: Console
 ) -> bool:
-    """Whether the model is there: trained now, or before. Raises UserError where the job refuses it; a run that
-    diverges is none."""
+    """Whether the model is there: trained now, or before; a run that diverges is none. Raises UserError where the job
+    refuses it, and where it is stopped."""
     place = folder / one.corpus / one.name
     status = place / "exit-status"
     if status.exists() and status.read_text().strip() == "0":
@@ -215,6 +227,8 @@ def _train(
     failed = place.with_name(f"{one.name}.failed")
     if failed.exists():
         return False
+    if request.check() is not None:
+        raise _StoppedError
     console.print(f"{one.corpus}: {one.name}", highlight=False)
     given = [f"--config={corpus.recipe}", *(search.as_option(key, value) for key, value in options.items())]
     ended = search.run_job(
@@ -222,25 +236,32 @@ def _train(
     )  # fmt: skip
     if ended.status == 0:
         return True
-    if ended.status == search.STOPPED or request.check() is not None:
-        return False
+    if ended.status in (search.STOPPED, 130) or ended.status < 0 or request.check() is not None:
+        raise _StoppedError
     if "not finite" not in ended.problem:
         raise UserError(f"a run of pretrain failed: {ended.problem} (its log: {place}.log)")
     write_file(failed, ended.problem + "\n")
     return False
 
 
-def _judged(folder: Path, name: str, corpus: StudyCorpus, done: list[_Run], data: str | None) -> list[Measured]:
-    """Figures of all models of a corpus on its tasks; those known from before are not computed again."""
+def _judged(
+    folder: Path, name: str, corpus: StudyCorpus, done: list[_Run], data: str | None, request: StopRequest
+) -> list[Measured]:
+    """Figures of all models of a corpus on its tasks; those known from before are not computed again. Raises UserError
+    where they cannot be had, and where it is stopped."""
     runs = [one for one in done if one.corpus == name]
     if runs:
         models = [str(folder / name / one.name / "model") for one in runs]
-        command = [sys.executable, "-m", "biometro", "evaluate", f"--out={folder / name / 'evaluation'}",
-                   f"--tasks={json.dumps(corpus.tasks)}", f"--model={json.dumps(models)}"]  # fmt: skip
-        command += [] if data is None else [f"--data={data}"]
-        with (folder / name / "evaluation.log").open("ab") as log:
-            if subprocess.run(command, stdout=log, stderr=log).returncode:
-                raise UserError(f"evaluate failed; what it said is in {log.name}")
+        options = [f"--tasks={json.dumps(corpus.tasks)}", f"--model={json.dumps(models)}"]
+        options += [] if data is None else [f"--data={data}"]
+        log = folder / name / "evaluation.log"
+        status = search.run_process(
+            ["evaluate", f"--out={folder / name / 'evaluation'}", *options], log, lambda: request.check() is not None
+        )
+        if status in (search.STOPPED, 130) or status < 0 or request.check() is not None:
+            raise _StoppedError
+        if status:
+            raise UserError(f"evaluate failed; what it said is in {log}")
     return _read(folder, name, runs)
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _SMALLER = ("loss", "over_chance", "rmse", "mse", "mae", "ece", "brier", "median_rank")
 _WIDTH = "encoder.width"
+_WAIT = 5.0  # seconds before it is looked again whether another process is done
 
 
 class _StoppedError(Exception):
@@ -108,7 +110,7 @@ def tune(
         direction: auto minimizes losses and errors and maximizes all else.
         trials: points to try, over all machines. Default 20; of a grid all.
         seeds: runs of each point; the mean decides.
-        sampler: tpe (Bergstra et al. 2011), random, cmaes (extra: cmaes), or grid.
+        sampler: tpe (Bergstra et al. 2011), random, or grid.
         pruner: none; median (ends a run that is worse than the median of the others at the same step) or halving
             (Li et al. 2018). Of pretrain, whose validations are watched.
         prune_from: a step before which no run is ended early.
@@ -133,17 +135,16 @@ def tune(
     console = Console(stderr=True)
     kept = search.open_study(
         storage or f"sqlite:///{folder / 'study.db'}", study or folder.name, "minimize" if smaller else "maximize",
-        sampler, pruner, axes, seed, prune_from,
+        sampler, pruner, seed, prune_from,
     )  # fmt: skip
     _same_options(kept, work, axes)
-    wanted = trials or 20
-    if sampler == "grid":
-        wanted = min(trials or len(search.points_of(axes)), len(search.points_of(axes)))
+    points = search.points_of(axes) if sampler == "grid" else None
+    wanted = trials or 20 if points is None else min(trials or len(points), len(points))
     with StopRequest(max_minutes) as request:
-        again = search.clear_interrupted(kept)
+        again = search.clear_interrupted(kept, axes)
         if again:
             console.print(f"{again} interrupted trials go on", highlight=False)
-        stopped = _search(kept, work, axes, sampler == "grid", wanted, workers, request, console)
+        stopped = _search(kept, work, axes, points, wanted, workers, request, console)
         ranked = search_results.rank(_once(_tried(kept)), smaller)
         best = ranked[0].tried.point if ranked and ranked[0].tried.state == "complete" else None
         if best is None and stopped is None:
@@ -195,7 +196,8 @@ def _same_options(study: optuna.Study, work: _Work, axes: Mapping[str, Axis]) ->
     parts = {name: hashlib.sha256(json.dumps(one, sort_keys=True, default=str).encode()).hexdigest()[:16]
              for name, one in said.items()}  # fmt: skip
     before = study.user_attrs.get("begun with")
-    if before is None or not _tried(study):  # a first run that failed for a wrong option has begun nothing
+    alive = any(trial.state.name in ("RUNNING", "WAITING") for trial in study.get_trials(deepcopy=False))
+    if before is None or not (alive or _tried(study)):  # a first run that failed for a wrong option has begun nothing
         study.set_user_attr("begun with", parts)
         return
     differ = [name for name in parts if before.get(name) != parts[name]]
@@ -204,21 +206,30 @@ def _same_options(study: optuna.Study, work: _Work, axes: Mapping[str, Axis]) ->
 
 
 def _search(
-    study: optuna.Study, work: _Work, axes: Mapping[str, Axis], gridded: bool, wanted: int, workers: int,
+    study: optuna.Study, work: _Work, axes: Mapping[str, Axis], points: list[Point] | None, wanted: int, workers: int,
     request: StopRequest, console: Console,
 ) -> str | None:  # fmt: skip
-    """Run trials until there are as many as wanted; gives why it was stopped before, or None."""
+    """Run trials until there are as many as wanted, all of `points` where it is a grid; gives why it was stopped
+    before, or None."""
+    gridded = points is not None
+    ended: list[UserError | _StoppedError] = []  # of threads, whose errors Optuna passes on only now and then
 
     def enough(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
-        if _finished(study, gridded) >= wanted or request.check() is not None:
+        if ended or _finished(study, gridded) >= wanted or request.check() is not None:
             study.stop()
 
     def one(trial: optuna.Trial) -> float:
         trial.set_user_attr("process", search.here())
-        point = search.suggest(trial, axes, gridded)
+        point = search.suggest(trial, axes) if points is None else search.next_of(trial, study, points)
+        if point is None:
+            raise _NotNowError
         trial.set_user_attr("point", point)
         known = next((t for t in _tried(study) if t.point == point and t.state == "complete"), None)
-        values = list(known.values) if known is not None else _run_seeds(work, point, trial, study, request)
+        try:
+            values = list(known.values) if known is not None else _run_seeds(work, point, trial, study, request)
+        except (UserError, _StoppedError) as error:
+            ended.append(error)
+            raise
         trial.set_user_attr("values", values)
         mean = sum(values) / len(values)
         shown = ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
@@ -227,22 +238,31 @@ def _search(
         return mean
 
     while request.check() is None and _finished(study, gridded) < wanted:
-        try:
-            study.optimize(one, n_trials=wanted - _finished(study, gridded), n_jobs=workers, catch=(_FailedError,),
-                           callbacks=[enough])  # fmt: skip
-        except _StoppedError:
+        study.optimize(one, n_trials=wanted - _finished(study, gridded), n_jobs=workers, callbacks=[enough],
+                       catch=(_FailedError, _NotNowError, UserError, _StoppedError))  # fmt: skip
+        mistake = next((error for error in ended if isinstance(error, UserError)), None)
+        if mistake is not None:
+            raise mistake
+        if ended:
             return request.check() or "a signal"
+        if gridded and _finished(study, True) < wanted:
+            time.sleep(_WAIT)  # what is left is under way elsewhere
     return request.check() if _finished(study, gridded) < wanted else None
 
 
 class _FailedError(Exception):
-    """A run ended without a figure: the point counts as tried."""
+    """A run diverged: the point counts as tried."""
+
+
+class _NotNowError(Exception):
+    """Another process is at it: the trial counts for nothing."""
 
 
 def _run_seeds(
     work: _Work, point: Point, trial: optuna.Trial, study: optuna.Study, request: StopRequest
 ) -> list[float]:
-    """The figure of every seed. Raises what ends a trial: pruned, failed, stopped; UserError where all would fail."""
+    """The figure of every seed. Raises what ends a trial: pruned, diverged, stopped, busy; UserError for anything else
+    that a run refuses, which no other point would mend."""
     optuna = search.require()
     values: list[float] = []
 
@@ -255,16 +275,20 @@ def _run_seeds(
         ended = _run(work, folder, point, number, request, judge if number == 0 else lambda step, value: False)
         if ended.pruned:
             raise optuna.TrialPruned
-        if ended.value is None:
-            if ended.status in (search.STOPPED, 130, -15, -2) or request.check() is not None:
-                study.enqueue_trial(trial.params)
-                raise _StoppedError
-            first = not any(one.state == "complete" for one in _tried(study))
-            if ended.status == 2 or (first and "not finite" not in ended.problem):
-                raise UserError(f"a run of {work.job} failed: {ended.problem} (its log: {folder}.log)")
+        if ended.value is not None:
+            values.append(ended.value)
+        elif "not finite" in ended.problem:
             trial.set_user_attr("problem", ended.problem)
             raise _FailedError
-        values.append(ended.value)
+        elif ended.status in (search.STOPPED, 130) or ended.status < 0 or request.check() is not None:
+            if trial.params:
+                study.enqueue_trial(trial.params)
+            raise _StoppedError
+        elif "is in use by" in ended.problem:
+            time.sleep(_WAIT)
+            raise _NotNowError
+        else:
+            raise UserError(f"a run of {work.job} failed: {ended.problem} (its log: {folder}.log)")
     return values
 
 

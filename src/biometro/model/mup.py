@@ -10,7 +10,8 @@ So nothing is multiplied in the forward pass: a muP model is a plain one, and ex
 With w = width / base width and d = depth / base depth:
 
     role    parameters                                      start     AdamW lr  Muon lr   AdamW eps
-    vector  token table, norms, biases, LoRA's B            1         1         -         1/w
+    vector  token table, last norm, biases of heads         1         1         -         1/w
+    inner   norms and biases within a layer, LoRA's B       1         1         -         1/(w d)
     hidden  qkv, up, lift, a head's dense layer, LoRA's A   1/sqrt(w) 1/w       1/sqrt(w) 1/(w d)
     writes  attention's out and ffn's down, to the stream   1/sqrt(w)/d  1/(w d)  1/sqrt(w)/d  1/w
     added   their biases                                    0         1/d       -         1/w
@@ -32,7 +33,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
-Role = Literal["vector", "hidden", "writes", "added", "output"]
+Role = Literal["vector", "inner", "hidden", "writes", "added", "output"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def shares(role: Role, ratios: Ratios) -> Shares:
     root = 1 / math.sqrt(w)
     return {
         "vector": Shares(eps=1 / w),
+        "inner": Shares(eps=1 / (w * d)),
         "hidden": Shares(root, 1 / w, root, 1 / (w * d)),
         "writes": Shares(root / d, 1 / (w * d), root / d, 1 / w),
         "added": Shares(0.0, 1 / d, None, 1 / w),
@@ -90,7 +92,8 @@ def encoder_role(name: str) -> Role:
     if ".lora_A." in name:
         return "hidden"
     plain = name.replace(".base_layer.", ".")
-    return next((role for ending, role in _ENDINGS if plain.endswith(ending)), "vector")
+    rest: Role = "inner" if name.startswith("blocks.") else "vector"
+    return next((role for ending, role in _ENDINGS if plain.endswith(ending)), rest)
 
 
 def of_parameters(module: nn.Module) -> dict[str, Shares]:

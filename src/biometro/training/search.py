@@ -32,7 +32,7 @@ from biometro.untrusted import read_json
 if TYPE_CHECKING:
     import optuna
 
-Sampler = Literal["tpe", "random", "grid", "cmaes"]
+Sampler = Literal["tpe", "random", "grid"]
 Pruner = Literal["none", "median", "halving"]
 Value = bool | int | float | str | None
 Point = dict[str, Value]
@@ -101,18 +101,41 @@ def points_of(space: Mapping[str, Axis]) -> list[Point]:
     return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
 
 
-def suggest(trial: optuna.Trial, space: Mapping[str, Axis], gridded: bool) -> Point:
-    """The trial's point. Choices are numbered, as databases hold plain categories only."""
+def suggest(trial: optuna.Trial, space: Mapping[str, Axis]) -> Point:
+    """The trial's point, by the study's sampler. Choices are numbered, as databases hold plain categories only."""
     found: Point = {}
     for key, axis in space.items():
-        values = axis.grid if gridded else axis.values
-        if values:
-            found[key] = values[trial.suggest_categorical(key, list(range(len(values))))]
+        if axis.values:
+            found[key] = axis.values[trial.suggest_categorical(key, list(range(len(axis.values))))]
         elif axis.whole:
             found[key] = trial.suggest_int(key, int(axis.low), int(axis.high), log=axis.log)
         else:
             found[key] = trial.suggest_float(key, axis.low, axis.high, log=axis.log)
     return found
+
+
+def next_of(trial: optuna.Trial, study: optuna.Study, points: Sequence[Point]) -> Point | None:
+    """The first point of a grid that no other trial has tried or is at, which from now on is this trial's; None where
+    there is none. Of two that take one at once, the trial with the lower number keeps it."""
+    left = list(points)
+    while True:
+        taken = {name_of(other["point"]) for number, other in _held(study) if number != trial.number}
+        left = [point for point in left if name_of(point) not in taken]
+        if not left:
+            return None
+        trial.set_user_attr("point", left[0])
+        name = name_of(left[0])
+        if not any(number < trial.number and name_of(other["point"]) == name for number, other in _held(study)):
+            return left[0]
+
+
+def _held(study: optuna.Study) -> list[tuple[int, dict[str, Any]]]:
+    """Numbers and attributes of trials whose point is tried, or under way."""
+    return [
+        (trial.number, trial.user_attrs)
+        for trial in study.get_trials(deepcopy=False)
+        if "point" in trial.user_attrs and (trial.state.name != "FAIL" or "problem" in trial.user_attrs)
+    ]
 
 
 def as_option(key: str, value: Any) -> str:
@@ -136,9 +159,8 @@ def require() -> Any:
 
 
 def open_study(
-    storage: str, name: str, direction: str, sampler: Sampler, pruner: Pruner, space: Mapping[str, Axis], seed: int,
-    warmup: int,
-) -> optuna.Study:  # fmt: skip
+    storage: str, name: str, direction: str, sampler: Sampler, pruner: Pruner, seed: int, warmup: int
+) -> optuna.Study:
     """The study of this name, made where it is not there.
 
     Args:
@@ -147,7 +169,6 @@ def open_study(
         direction: minimize or maximize.
         sampler: how points are chosen.
         pruner: which runs are ended early.
-        space: what is searched.
         seed: of the sampler.
         warmup: steps of a run before which it is not ended early.
 
@@ -164,10 +185,7 @@ def open_study(
         samplers = {
             "tpe": lambda: library.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
             "random": lambda: library.samplers.RandomSampler(seed=seed),
-            "grid": lambda: library.samplers.GridSampler(
-                {key: list(range(len(values))) for key, values in grid_of(space).items()}, seed=seed
-            ),
-            "cmaes": lambda: library.samplers.CmaEsSampler(seed=seed),
+            "grid": lambda: library.samplers.RandomSampler(seed=seed),  # not asked: see `next_of`
         }
         pruners = {
             "none": library.pruners.NopPruner,
@@ -196,15 +214,17 @@ def here() -> str:
     return f"{socket.gethostname()} {os.getpid()}"
 
 
-def clear_interrupted(study: optuna.Study) -> int:
-    """Trials of this machine whose process is gone are tried again, first of all; how many."""
+def clear_interrupted(study: optuna.Study, space: Mapping[str, Axis]) -> int:
+    """Trials of this machine whose process is gone are no longer under way, and their points are tried again, first of
+    all (those of a grid as its next); how many."""
     optuna = require()
     count = 0
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         host, _, process = str(trial.user_attrs.get("process", "")).partition(" ")
         if host == socket.gethostname() and not _alive(int(process)):
+            if {*trial.params} == {*space}:
+                study.enqueue_trial(trial.params)
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            study.enqueue_trial(trial.params)
             count += 1
     return count
 
@@ -249,37 +269,47 @@ def run_job(
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_name(f"{folder.name}.log")
-    seen = 0
-    pruned = False
+    began = log.stat().st_size if log.exists() else 0
+    seen, pruned = 0, False
+
+    def end() -> bool:
+        nonlocal seen, pruned
+        rows = list(held_out(folder, metric))
+        for step, value in rows[seen:]:
+            pruned = pruned or judge(step, value)
+        seen = len(rows)
+        return pruned or stop() is not None
+
+    status = run_process([job, *options, f"--run={folder}"], log, end, threads)
+    if pruned:
+        return Ended(pruned=True, status=status)
+    if status:
+        with log.open("rb") as said:
+            said.seek(began)
+            lines = said.read().decode("utf-8", "replace").strip().splitlines()
+        return Ended(problem=lines[-1] if lines else f"status {status}", status=status)
+    value = figure(job, folder, metric)
+    return Ended(value) if math.isfinite(value) else Ended(problem=f"{metric} is not finite", status=1)
+
+
+def run_process(options: Sequence[str], log: Path, end: Callable[[], bool], threads: int | None = None) -> int:
+    """A command of ours in a process of its own, which is asked to stop as soon as `end` says so; its exit status."""
     with log.open("ab") as output:
-        began = output.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "biometro", job, *options, f"--run={folder}"], stdout=output, stderr=output,
+            [sys.executable, "-m", "biometro", *options], stdout=output, stderr=output,
             env=os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)}),
         )  # fmt: skip
         try:
             while process.poll() is None:
                 time.sleep(_POLL)
-                rows = list(held_out(folder, metric))
-                for step, value in rows[seen:]:
-                    pruned = pruned or judge(step, value)
-                seen = len(rows)
-                if pruned or stop() is not None:
+                if end():
                     process.send_signal(signal.SIGTERM)
                     process.wait()
         finally:
             if process.poll() is None:
                 process.terminate()
                 process.wait()
-    if pruned:
-        return Ended(pruned=True, status=process.returncode)
-    if process.returncode:
-        with log.open("rb") as said:
-            said.seek(began)
-            lines = said.read().decode("utf-8", "replace").strip().splitlines()
-        return Ended(problem=lines[-1] if lines else f"status {process.returncode}", status=process.returncode)
-    value = figure(job, folder, metric)
-    return Ended(value) if math.isfinite(value) else Ended(problem=f"{metric} is {value}", status=1)
+    return process.returncode
 
 
 def held_out(folder: Path, metric: str) -> Iterator[tuple[int, float]]:
