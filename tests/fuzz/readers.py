@@ -157,6 +157,8 @@ RECIPES = [path.read_bytes() for path in sorted((Path(__file__).parents[2] / "re
 TASKS = [path.read_bytes() for files in suites().values() for path in files]
 FITS = [recipe for recipe in RECIPES if b"\nlabels:" in recipe]
 PAIRS = [recipe for recipe in RECIPES if b"\npairs:" in recipe]
+SEARCHES = [recipe for recipe in RECIPES if b"\nspace:" in recipe]
+STUDIES = [recipe for recipe in RECIPES if b"\ncorpora:" in recipe]
 
 
 def records(**options: object) -> Callable[[Path], list[tuple[Record, bytes]]]:
@@ -464,9 +466,14 @@ reader("variants.txt", suffix=".txt", seeds=[MUTATIONS], run=variants)
 reader("variants.fasta", suffix=".fasta", seeds=[b">a\nMKTGYIAK\n>b\nKTAYGGIAKM\n>c\nWWW\n"], run=variants)
 reader("wildtype", suffix=".fasta", seeds=[b">a first\nMKTA\nYIX*\n"], run=lambda path: read_wildtype(str(path)))
 reader(
-    "recipe", suffix=".yaml", seeds=[recipe for recipe in RECIPES if recipe not in FITS + PAIRS], run=parse("pretrain")
+    "recipe",
+    suffix=".yaml",
+    run=parse("pretrain"),
+    seeds=[recipe for recipe in RECIPES if recipe not in FITS + PAIRS + SEARCHES + STUDIES],
 )
 reader("recipe of pairs", suffix=".yaml", seeds=PAIRS, run=parse("align"))
+reader("recipe of a search", suffix=".yaml", seeds=SEARCHES, run=parse("tune"))
+reader("recipe of a study", suffix=".yaml", seeds=STUDIES, run=parse("study"))
 reader("fit", suffix=".yaml", seeds=FITS, run=parse("finetune"))
 reader("options", suffix=".yaml", seeds=[b"data: [a.fasta]\nout: x\nvalid: 0.1\n"], run=parse("prepare"))
 reader("task", suffix=".yaml", seeds=TASKS, run=read_task)

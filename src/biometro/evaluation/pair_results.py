@@ -229,9 +229,9 @@ def _drawn(runs: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     }
 
 
-def best_controls(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Of each figure that methods are judged by, the control that is best in it, and its value; none without any."""
-    found = {}
+def card_facts(figures: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, str]:
+    """For the model card: the model's figures on test, and of each that methods are judged by the best control."""
+    facts = {f"test: {name}": f"{figures[name]:.4f}" for name in MAIN if figures.get(name) is not None}
     for name in JUDGED:
         values = {
             method: said["runs"][0]["figures"][name]
@@ -240,8 +240,8 @@ def best_controls(entry: Mapping[str, Any]) -> dict[str, str]:
         }
         if values:
             best = max(values, key=lambda method: values[method])
-            found[name] = f"{values[best]:.4f} ({best})"
-    return found
+            facts[f"best control, test: {name}"] = f"{values[best]:.4f} ({best})"
+    return facts
 
 
 def without_resamples(said: dict[str, Any]) -> dict[str, Any]:

@@ -374,15 +374,9 @@ class Alignment:
         valid, test = (alignment.score(objective, examples, part, device) for part in (self.valid, self.test))
         scaled = test.affinity is not None
         said = pair_results.judge(
-            self.pairs,
-            self.test,
-            test.score,
-            self.seed,
-            scaled=scaled,
-            vectors=(test.a, test.b),
-            pool=self.pool,
+            self.pairs, self.test, test.score, self.seed, scaled=scaled, vectors=(test.a, test.b), pool=self.pool,
             classes=self.classes,
-        )
+        )  # fmt: skip
         dealt = shuffled(test.pairs, self.seed).b
         other = alignment.score(objective, examples, self.test, device, partners=dealt)
         said["shuffled"] = pair_results.judge(self.pairs, self.test, other.score, self.seed, scaled=scaled)["figures"]
@@ -421,12 +415,7 @@ class Alignment:
             "pairs": f"{len(self.train):,} to train on, from {Path(str(self.recipe['data'])).name}",
             "split": f"by {division.by}: {len(self.valid):,} valid, {len(self.test):,} test",
         }
-        facts |= {
-            f"test: {key}": f"{said['figures'][key]:.4f}"
-            for key in pair_results.MAIN
-            if said["figures"].get(key) is not None
-        }
-        facts |= {f"best control, test: {key}": text for key, text in pair_results.best_controls(self.entry).items()}
+        facts |= pair_results.card_facts(said["figures"], self.entry)
         towers = {}
         for tower, bundle in self.bundles.items():
             how, (path, fingerprint) = self.configs[tower], self.models[tower]

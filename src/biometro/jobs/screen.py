@@ -137,9 +137,7 @@ def screen(
         )
     console, account = Console(stderr=True, quiet=path is None), Account()
     options = ReadOptions(format, column, id_column, kind=reading.kind, region=region)
-    others = [] if towers is None else [other for other in towers.towers if other != name]
-    hint = f" (queries are read by the tower {name}; --tower {others[0]} reads the other kind)" if others else ""
-    queries = _read(data, options, reading, reader, account, path, hint)
+    queries = _read(data, options, reading, reader, account, path, _hint(towers, name))
     known_binders = {}
     if known is not None:
         known_binders = _known(known, pairs, reading.kind, store, towers, name, console)
@@ -217,6 +215,12 @@ def _query_tower(model: str, store: Store, asked: str | None) -> tuple[str, Bund
         raise UserError(f"{model}: there is no tower {name!r}; say with `tower`: {' or '.join(towers.towers)}")
     paired = name != store.about.tower or name == SHARED
     return name, towers.towers[name], towers if paired else None
+
+
+def _hint(towers: Towers | None, name: str) -> str:
+    """What may be wrong where queries are none that the tower reads."""
+    others = [] if towers is None else [other for other in towers.towers if other != name]
+    return f" (queries are read by the tower {name}; --tower {others[0]} reads the other kind)" if others else ""
 
 
 def _is_first(towers: Towers | None, name: str) -> bool:
