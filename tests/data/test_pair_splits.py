@@ -139,6 +139,7 @@ def test_published_sides_and_what_they_share() -> None:
     assert overlaps["test"].shares["each"] == 1
 
 
+@pytest.mark.long
 def test_sequences_of_one_kind_are_held_out_on_both_ends() -> None:
     letters = proteins(8, 3)
     pairs = table(letters, letters, kind_b="protein")

@@ -237,6 +237,7 @@ def test_nothing_but_what_was_asked_for_is_fetched(server: Unsteady) -> None:
             handle.read(1)
 
 
+@pytest.mark.long
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_breaks_any_reads(server: Unsteady, data: st.DataObject) -> None:

@@ -286,6 +286,7 @@ def test_numbers_and_residues_with_a_split_that_is_given(task: str, base: Path, 
         assert np.mean(same) > 0.8 and all(len(row["abstain"]) == len(row["labels"]) for row in rows)
 
 
+@pytest.mark.long
 def test_mistakes_are_one_clear_line(
     done: Path, fasta: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -339,6 +339,7 @@ def test_what_a_killed_process_left_is_cleared_or_put_back(tmp_path: Path) -> No
     assert (tmp_path / "c" / "good").exists()
 
 
+@pytest.mark.long
 def test_shards_at_a_url_train_like_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setenv("BIOMETRO_CACHE", str(tmp_path / "cache"))
     corpus, near, far = tmp_path / "c", tmp_path / "near", tmp_path / "far"

@@ -58,6 +58,7 @@ def test_two_workers_give_the_same_bytes(connection: Cluster, store: Store) -> N
         assert here.numbers.tobytes() == there.numbers.tobytes() and here.scores.tobytes() == there.scores.tobytes()
 
 
+@pytest.mark.long
 def test_what_a_worker_finds_wrong_reads_as_here(connection: Cluster, store: Store) -> None:
     queries = store.vectors(np.arange(2))
     told = json.loads((store.folder / "store.json").read_text())

@@ -82,6 +82,7 @@ def arguments(recipe: Path, run: Path, *more: str) -> list[str]:
             "--sampler=grid", *more]  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_study_that_is_killed_goes_on_and_a_finished_one_is_not_run_again(
     recipe: Path, tmp_path: Path, capsys: Any
 ) -> None:
