@@ -201,6 +201,7 @@ def peak_megabytes(script: str, *arguments: str) -> int:
     return int(done.stdout.split()[-1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "head"), [("x.fasta", b">a\n"), ("x.fasta", b""), ("x.csv", b"sequence\n"), ("x.csv", b'sequence\n"')]
 )

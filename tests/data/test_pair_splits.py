@@ -113,6 +113,7 @@ def test_no_scaffold_is_on_two_sides() -> None:
     assert random["test"].shares["scaffold"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not mmseqs.installed(), reason="MMseqs2 is not installed")
 def test_no_relatives_of_a_protein_are_on_two_sides() -> None:
     division, overlaps = check(PAIRS, "homology", valid=0.15)

@@ -195,7 +195,9 @@ def test_sequences_with_classes_make_pairs_and_a_shared_tower(models: Path, tmp_
     assert [*load_towers(tmp_path / "run" / "model").towers] == ["shared"]
 
 
-@pytest.mark.parametrize("loss", ["cosent", "angle", "affinity"])
+@pytest.mark.parametrize(
+    "loss", ["angle", *(pytest.param(name, marks=pytest.mark.long) for name in ("cosent", "affinity"))]
+)
 def test_pairs_across_classes_teach_losses_of_values(models: Path, tmp_path: Path, loss: str) -> None:
     def fit(run: str, others: int) -> Aligned:
         return biometro.align(

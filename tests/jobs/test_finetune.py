@@ -251,6 +251,7 @@ def number_table(path: Path, per_residue: bool) -> str:
     return str(path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["regression", "residue_classification"])
 def test_numbers_and_residues_with_a_split_that_is_given(task: str, base: Path, tmp_path: Path) -> None:
     data = number_table(tmp_path / "x.parquet", task.startswith("residue"))

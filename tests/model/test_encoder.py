@@ -155,6 +155,7 @@ def test_impossible_shapes_are_refused(wrong: dict[str, Any]) -> None:
         EncoderConfig(**wrong)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("positions", ["rotary", "alibi"])
 def test_compiled_blocks_agree_and_are_not_built_for_every_pack(positions: Any) -> None:

@@ -92,6 +92,7 @@ def test_is_valid_and_without_outputs(path: Path) -> None:
         assert not cell.get("outputs") and cell.get("execution_count") is None, cell.id
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_variants_runs_on_a_small_case(kernel: AsyncKernelManager, tmp_path: Path) -> None:
