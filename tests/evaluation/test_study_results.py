@@ -56,7 +56,7 @@ def test_sentences_say_what_is_clear() -> None:
     assert "metro is clearly worse at 1e+13 FLOPs (-0.103 ± 0.014" in said(-0.1)
     assert "metro does not differ clearly from mlm" in said(0.0)
     one = differences(rows(0.1, seeds=1), "mlm")
-    assert all(math.isnan(d.p) for d in one) and "1 seeds" in sentences(one, "mlm")[0]
+    assert all(math.isnan(d.p) for d in one) and "seeds: 1" in sentences(one, "mlm")[0]
 
 
 def test_a_seed_that_one_arm_lacks_is_not_compared() -> None:
@@ -76,4 +76,6 @@ def test_the_page_and_what_is_published(tmp_path: Path) -> None:
     found = list(csv.DictReader(io.StringIO((tmp_path / "docs" / "results.csv").read_text())))
     assert len(found) == 18 and found[0]["value"] == f"{rows(0.1)[0].value:.6g}"
     assert table([]).count("\n") == 1
+    write(tmp_path / "one", rows(0.1, seeds=1), {}, "mlm", complete=True)
+    assert "nan" not in (tmp_path / "one" / "study.md").read_text()
     write(tmp_path / "s", [], {}, "mlm", complete=False)

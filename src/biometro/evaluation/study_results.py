@@ -142,11 +142,11 @@ def sentences(found: Sequence[Difference], reference: str) -> list[str]:
                 least, most = min(one.mean for one in row), max(one.mean for one in row)
                 said.append(
                     f"{where} does not differ clearly from {reference} at any budget (mean differences "
-                    f"{least:+.3f} to {most:+.3f}, {max(one.seeds for one in row)} seeds)"
+                    f"{least:+.3f} to {most:+.3f}, seeds: {max(one.seeds for one in row)})"
                 )
             else:
-                parts = [f"{'better' if one.mean > 0 else 'worse'} at {one.flops:.3g} FLOPs ({one.mean:+.3f} ± "
-                         f"{one.deviation:.3f}, p {one.p:.2g})" for one in clear]  # fmt: skip
+                parts = [f"{'better' if one.mean > 0 else 'worse'} at {one.flops:.3g} FLOPs ({_gap(one)}, "
+                         f"p {one.p:.2g})" for one in clear]  # fmt: skip
                 rest = len(row) - len(clear)
                 said.append(f"{where} is clearly {'; '.join(parts)} than {reference}"
                             + (f"; at {rest} other budgets nothing is clear" if rest else ""))  # fmt: skip
@@ -201,7 +201,7 @@ def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], refere
                 mark = clear.get((corpus, size, flops, arm, task))
                 row_cells.append(_cell(values) + ("" if mark is None else " +" if mark.mean > 0 else " -"))
             whole = next((o for o in found if (o.corpus, o.size, o.flops, o.arm, o.task) == (*cell, arm, "")), None)
-            last = "" if whole is None else f"{whole.mean:+.3f} ± {whole.deviation:.3f}" + (" *" if whole.clear else "")
+            last = "" if whole is None else _gap(whole) + (" *" if whole.clear else "")
             lines.append(f"| {arm} | {' | '.join(row_cells)} | {last} |")
     baselines = [row for row in rows if row.baseline]
     if baselines:
@@ -216,6 +216,10 @@ def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], refere
             known = {row.task: row.value for row in baselines if row.arm == arm}
             lines.append(f"| {arm} | {' | '.join(f'{known[t]:.3f}' if t in known else '-' for t in tasks)} |")
     return lines
+
+
+def _gap(one: Difference) -> str:
+    return f"{one.mean:+.3f}" + (f" ± {one.deviation:.3f}" if math.isfinite(one.deviation) else "")
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -123,27 +123,11 @@ def study(
     folder.mkdir(parents=True, exist_ok=True)
     _same(folder, {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
                    "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed})  # fmt: skip
-    stopped = None
     with StopRequest(max_minutes) as request:
-        chosen: dict[tuple[str, str], float] = {}
-        for name, corpus in corpora.items():
-            for arm, options in arms.items():
-                if stopped is not None or request.check() is not None:
-                    break
-                console.print(f"{name}, {arm}: learning rate", highlight=False)
-                found = tune(
-                    "pretrain", corpus.recipe, str(folder / name / "rates" / _folder(arm)),
-                    {"training.optimizer.lr": rates}, (metrics or {}).get(arm, "loss"),
-                    _options(corpus, options, next(iter(sizes.values())), tune_flops), sampler="grid", workers=workers,
-                    max_minutes=request.minutes_left(), seed=seed,
-                )  # fmt: skip
-                if found.stopped is not None:
-                    stopped = found.stopped
-                    break
-                chosen[name, arm] = float(found.best["training.optimizer.lr"])  # type: ignore[arg-type]
+        chosen, stopped = _rates(folder, corpora, arms, sizes, rates, tune_flops, metrics or {}, workers, seed, request)
         done: list[_Run] = []
         rows = _known(folder, corpora, list(_rounds(corpora, arms, sizes, flops, seeds, seed)))
-        rounds = _rounds(corpora, arms, sizes, flops, seeds, seed) if len(chosen) == len(corpora) * len(arms) else ()
+        rounds = _rounds(corpora, arms, sizes, flops, seeds, seed) if stopped is None else ()
         try:
             for group in rounds:
                 for one in group:
@@ -162,6 +146,29 @@ def study(
         study_results.publish(folder, Path(out))
     console.print(text, markup=False, highlight=False)
     return Studied(rows, stopped)
+
+
+def _rates(
+    folder: Path, corpora: Mapping[str, StudyCorpus], arms: Mapping[str, dict[str, Any]],
+    sizes: Mapping[str, dict[str, Any]], rates: dict[str, Any], flops: float, metrics: Mapping[str, str], workers: int,
+    seed: int, request: StopRequest,
+) -> tuple[dict[tuple[str, str], float], str | None]:  # fmt: skip
+    """The best learning rate of each corpus and arm at the first size; and why it was stopped before it had all."""
+    chosen: dict[tuple[str, str], float] = {}
+    smallest = next(iter(sizes.values()))
+    for name, corpus in corpora.items():
+        for arm, options in arms.items():
+            if request.check() is not None:
+                return chosen, request.check()
+            found = tune(
+                "pretrain", corpus.recipe, str(folder / name / "rates" / _folder(arm)),
+                {"training.optimizer.lr": rates}, metrics.get(arm, "loss"), _options(corpus, options, smallest, flops),
+                sampler="grid", workers=workers, max_minutes=request.minutes_left(), seed=seed,
+            )  # fmt: skip
+            if found.stopped is not None:
+                return chosen, found.stopped
+            chosen[name, arm] = float(found.best["training.optimizer.lr"])  # type: ignore[arg-type]
+    return chosen, None
 
 
 def _check(
