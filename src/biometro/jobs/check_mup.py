@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -21,9 +21,10 @@ from biometro.errors import UserError
 from biometro.evaluation.coordinate_report import write_coordinate_report
 from biometro.files import write_file
 from biometro.model.encoder import EncoderConfig
-from biometro.objectives.metro import Metro, MetroConfig
-from biometro.objectives.mlm import MLM, MLMConfig
+from biometro.objectives.metro import MetroConfig
+from biometro.objectives.mlm import MLMConfig
 from biometro.objectives.objective import Objective
+from biometro.objectives.pretraining import Pretraining, for_alphabet, pretraining
 from biometro.training.coordinates import Coordinates, coordinates, slopes
 from biometro.training.trainer import TrainingConfig
 
@@ -37,7 +38,7 @@ def check_mup(
     steps: int = 8,
     tokens: int = 1024,
     tolerance: float = 0.25,
-    objective: Literal["metro", "mlm"] = "metro",
+    objective: Pretraining = "metro",
     encoder: EncoderConfig = EncoderConfig(),
     metro: MetroConfig = MetroConfig(),
     mlm: MLMConfig = MLMConfig(),
@@ -80,14 +81,14 @@ def check_mup(
         packing, batch_tokens=tokens, crop=min(packing.crop, max(tokens // 2 - 2, 1)), reverse=0.0
     )
     loader = Loader(corpus.split("train"), alphabet, packing, seed)
-    encoder = dataclasses.replace(encoder, vocab_size=alphabet.size, mask_token=alphabet.id(alphabet.mask))
+    encoder = for_alphabet(encoder, alphabet)
 
     def one(width: int, mup: bool) -> Coordinates:
         shape = dataclasses.replace(encoder, width=width, mup=mup)
 
         def build() -> Objective:
             torch.manual_seed(seed)
-            return Metro(shape, alphabet, metro) if objective == "metro" else MLM(shape, alphabet, mlm)
+            return pretraining(objective, shape, alphabet, metro, mlm)
 
         return coordinates(build, loader.batch, training.optimizer, steps, seed)
 

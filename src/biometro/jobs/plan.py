@@ -21,9 +21,10 @@ from biometro.data.corpus import Corpus, Shard, Split
 from biometro.data.loader import Loader, PackingConfig
 from biometro.errors import UserError
 from biometro.model.encoder import EncoderConfig
-from biometro.objectives.metro import Metro, MetroConfig
-from biometro.objectives.mlm import MLM, MLMConfig
+from biometro.objectives.metro import MetroConfig
+from biometro.objectives.mlm import MLMConfig
 from biometro.objectives.objective import Objective
+from biometro.objectives.pretraining import Pretraining, for_alphabet, pretraining
 from biometro.training import parallel, planner
 from biometro.training.parallel import Sharding
 from biometro.training.planner import GPUS, Arithmetic, Memory
@@ -90,7 +91,7 @@ def plan(
     mean_length: float = 350.0,
     data: str = "",
     run: str = "",
-    objective: Literal["metro", "mlm"] = "metro",
+    objective: Pretraining = "metro",
     encoder: EncoderConfig = EncoderConfig(),
     metro: MetroConfig = MetroConfig(),
     mlm: MLMConfig = MLMConfig(),
@@ -136,9 +137,9 @@ def plan(
             raise UserError(f"{name} is {given}; it must be above 0")
     corpus = Corpus.open(data) if data and Path(data).exists() else None
     alphabet = PROTEIN if corpus is None else corpus.alphabet
-    encoder = dataclasses.replace(encoder, vocab_size=alphabet.size, mask_token=alphabet.id(alphabet.mask))
+    encoder = for_alphabet(encoder, alphabet)
     with torch.device("meta"):
-        goal: Objective = Metro(encoder, alphabet, metro) if objective == "metro" else MLM(encoder, alphabet, mlm)
+        goal = pretraining(objective, encoder, alphabet, metro, mlm)
     split = _assumed(mean_length) if corpus is None else corpus.split("train")
     loader = Loader(split, alphabet, packing)
     work = Work(goal, loader, training)

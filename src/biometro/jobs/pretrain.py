@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from biometro.files import write_file
 from biometro.inference.embed import Embedder
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import EncoderConfig
-from biometro.objectives.metro import Metro, MetroConfig
-from biometro.objectives.mlm import MLM, MLMConfig
+from biometro.objectives.metro import MetroConfig
+from biometro.objectives.mlm import MLMConfig
 from biometro.objectives.objective import Objective
+from biometro.objectives.pretraining import Pretraining, for_alphabet, pretraining
 from biometro.training import checkpoint, parallel, runs
 from biometro.training.checkpoint import read_weights
 from biometro.training.parallel import World
@@ -43,7 +44,7 @@ _FREE = {"data", "run", "device", "report", *(f"training.{name}" for name in FRE
 def pretrain(
     data: str,
     run: str,
-    objective: Literal["metro", "mlm"] = "metro",
+    objective: Pretraining = "metro",
     encoder: EncoderConfig = EncoderConfig(),
     metro: MetroConfig = MetroConfig(),
     mlm: MLMConfig = MLMConfig(),
@@ -90,12 +91,12 @@ def pretrain(
         if not 0 <= seed < 2**32:
             raise UserError(f"seed is {seed}; it must lie between 0 and {2**32 - 1}")
         packing = _direction(packing, corpus)
-        encoder = dataclasses.replace(encoder, vocab_size=alphabet.size, mask_token=alphabet.id(alphabet.mask))
+        encoder = for_alphabet(encoder, alphabet)
         loader = Loader(corpus.split("train"), alphabet, packing, seed)
 
         def build() -> Objective:
             torch.manual_seed(seed)
-            return Metro(encoder, alphabet, metro) if objective == "metro" else MLM(encoder, alphabet, mlm)
+            return pretraining(objective, encoder, alphabet, metro, mlm)
 
         goal = build()
         if training.flops is not None:
