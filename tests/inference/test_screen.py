@@ -125,11 +125,16 @@ def test_any_store_ranks_as_numpy_does(tmp_path_factory: pytest.TempPathFactory,
             assert same(rank(store, queries, top, first=first), plain(rows_NP, queries, top))
 
 
-def test_one_dimension_ranks_too(tmp_path: Path) -> None:
-    rows_NP = unit(np.array([[1.0], [1.0], [-1.0], [1.0], [-1.0]]))
-    store = open_store(make(tmp_path / "library", rows_NP, [5]))
-    for first in ("int8", "float32", "auto"):
-        assert same(rank(store, rows_NP[1:4], 2, first=first), plain(rows_NP, rows_NP[1:4], 2))
+def test_one_dimension_ranks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In blocks, of which the first raises the floor for the rest; a wrong int8 product then loses rows."""
+    random = np.random.default_rng(0)
+    for number in range(20):
+        rows_NP, queries_QP = (random.choice(np.float32([-1, 1]), (count, 1)) for count in (50, 3))
+        store = open_store(make(tmp_path / f"library-{number}", rows_NP, [20, 30]))
+        monkeypatch.setattr(screen, "_PRODUCTS", int(random.integers(60, 200)))
+        monkeypatch.setattr(screen, "_PASSING", 1)  # blocks are small here: never leave the int8 product for another
+        for first in ("int8", "float32", "auto"):
+            assert same(rank(store, queries_QP, 4, first=first), plain(rows_NP, queries_QP, 4))
 
 
 def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
