@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import biometro
 from biometro import cli
 from biometro.model import encoder as encoder_module
 from biometro.model import mup
+from biometro.training.coordinates import Coordinates
 
 
 def shell(corpus: Path, out: Path, *more: str) -> int:
@@ -52,16 +54,23 @@ def test_a_wrong_table_ends_with_status_1(
 
     monkeypatch.setattr(mup, "shares", wrong)
     monkeypatch.setattr(encoder_module, "shares", wrong)
-    assert shell(corpus, tmp_path, "--objective=mlm", "--report=false") == 1
+    assert shell(corpus, tmp_path, "--objective=mlm", "--report=false", "--seeds=1") == 1
     assert "drift under muP: " in capsys.readouterr().err
     assert json.loads((tmp_path / "mup.json").read_text())["drifts"]["muP"]
 
 
 def test_nothing_proved_is_said(corpus: Path, tmp_path: Path, capsys: Any) -> None:
-    assert shell(corpus, tmp_path, "--objective=mlm", "--tolerance=9", "--report=false", "--steps=1") == 0
+    assert shell(corpus, tmp_path, "--objective=mlm", "--tolerance=9", "--report=false", "--steps=1", "--seeds=1") == 0
     assert "this proves nothing" in " ".join(capsys.readouterr().err.split())
 
 
-def test_one_width_is_refused(corpus: Path, tmp_path: Path, capsys: Any) -> None:
-    assert cli.main(["check-mup", f"--data={corpus}", f"--run={tmp_path}", "--widths=[64]"]) == 1
-    assert "two widths or more" in capsys.readouterr().err
+@pytest.mark.parametrize("widths", ["[64]", "[64, 128]"])
+def test_widths_that_tell_nothing_are_refused(corpus: Path, tmp_path: Path, capsys: Any, widths: str) -> None:
+    assert cli.main(["check-mup", f"--data={corpus}", f"--run={tmp_path}", f"--widths={widths}"]) == 1
+    assert "four times the first" in capsys.readouterr().err
+
+
+def test_seeds_are_averaged() -> None:
+    each = [Coordinates({"a": np.array([1.0, x])}, {"a": np.array([0.0, x])}) for x in (1.0, 4.0)]
+    found = Coordinates.mean(each)
+    assert found.size["a"].tolist() == pytest.approx([1.0, 2.0]) and found.moved["a"][1] == pytest.approx(2.0)

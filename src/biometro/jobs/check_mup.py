@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def check_mup(
     widths: list[int] | None = None,
     steps: int = 8,
     tokens: int = 1024,
+    seeds: int = 3,
     tolerance: float = 0.25,
     objective: Pretraining = "metro",
     encoder: EncoderConfig = EncoderConfig(),
@@ -56,9 +58,11 @@ def check_mup(
     Args:
         data: corpus folder.
         run: folder; made, or written into.
-        widths: of the models; multiples of the head size. Default: 64, 128, 256, 512, 1024.
+        widths: of the models; multiples of the head size, the widest at least four times the narrowest. Default: 64,
+            128, 256, 512, 1024.
         steps: after which activations are compared, at the recipe's peak learning rate, without warm-up or clipping.
         tokens: of a batch.
+        seeds: over which sizes are averaged; those of one differ between widths by chance.
         tolerance: an activation drifts where it, or how far it moved, goes with the width to more than this power.
         objective: as in `pretrain`.
         encoder: as in `pretrain`; its width is left out, its base width is kept.
@@ -66,15 +70,18 @@ def check_mup(
         mlm: as in `pretrain`.
         packing: as in `pretrain`.
         training: as in `pretrain`; only the optimizer is used.
-        seed: of weights, order and corruption.
+        seed: the first, of weights, order and corruption.
         device: not used: it runs on the CPU.
         report: write mup.html.
 
     Returns what mup.json holds. Raises UserError where an activation drifts under muP.
     """
     widths = [64, 128, 256, 512, 1024] if widths is None else sorted({*widths})
-    if len(widths) < 2 or steps < 1 or not tolerance > 0:
-        raise UserError("check-mup needs two widths or more, a step or more, and a tolerance above 0")
+    if widths[-1] < 4 * widths[0] or min(steps, seeds) < 1 or not tolerance > 0:
+        raise UserError(
+            "check-mup needs widths of which the last is four times the first or more (less is told from chance by "
+            "nothing), a step and a seed or more, and a tolerance above 0"
+        )
     corpus = Corpus.open(data)
     alphabet = corpus.alphabet
     packing = dataclasses.replace(
@@ -86,11 +93,14 @@ def check_mup(
     def one(width: int, mup: bool) -> Coordinates:
         shape = dataclasses.replace(encoder, width=width, mup=mup)
 
-        def build() -> Objective:
-            torch.manual_seed(seed)
+        def build(number: int) -> Objective:
+            torch.manual_seed(number)
             return pretraining(objective, shape, alphabet, metro, mlm)
 
-        return coordinates(build, loader.batch, training.optimizer, steps, seed)
+        return Coordinates.mean([
+            coordinates(partial(build, number), loader.batch, training.optimizer, steps, number)
+            for number in range(seed, seed + seeds)
+        ])  # fmt: skip
 
     console = Console(stderr=True)
     found: dict[str, list[Coordinates]] = {MUP: [], STANDARD: []}
@@ -100,7 +110,7 @@ def check_mup(
         found[STANDARD].append(one(width, False))
     said = _figures(widths, found)
     drifts = {name: _drifting(said[name]["powers"], tolerance) for name in found}
-    said |= {"steps": steps, "lr": training.optimizer.lr, "tolerance": tolerance, "drifts": drifts}
+    said |= {"steps": steps, "seeds": seeds, "lr": training.optimizer.lr, "tolerance": tolerance, "drifts": drifts}
     warning = _verdict(drifts)
     folder = Path(run)
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +120,7 @@ def check_mup(
         facts = {
             "objective": objective, "depth": f"{encoder.depth} layers", "base width": str(encoder.base_width),
             "optimizer": f"{training.optimizer.name}, learning rate {training.optimizer.lr:g}",
-            "steps": f"{steps}, of {tokens:,} tokens", "data": Path(data).name,
+            "steps": f"{steps}, of {tokens:,} tokens", "seeds": str(seeds), "data": Path(data).name,
         }  # fmt: skip
         write_coordinate_report(
             folder / "mup.html", "Coordinate check", facts, widths,

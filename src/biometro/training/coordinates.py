@@ -33,6 +33,15 @@ class Coordinates:
     size: dict[str, np.ndarray]
     moved: dict[str, np.ndarray]
 
+    @staticmethod
+    def mean(each: Sequence[Coordinates]) -> Coordinates:
+        """Over seeds, geometric: the chance of one start would look like a drift."""
+        whole: list[dict[str, np.ndarray]] = []
+        for what in ("size", "moved"):
+            found = [getattr(one, what) for one in each]
+            whole.append({n: np.exp(np.mean([np.log(np.maximum(f[n], 1e-30)) for f in found], 0)) for n in found[0]})
+        return Coordinates(*whole)
+
 
 def coordinates(
     build: Callable[[], Objective], source: Callable[[int], Batch], config: OptimizerConfig, steps: int, seed: int = 0
