@@ -19,7 +19,7 @@ from biometro.training.coordinates import Coordinates
 
 def shell(corpus: Path, out: Path, *more: str) -> int:
     return cli.main([
-        "check-mup", f"--data={corpus}", f"--run={out}", "--widths=[32, 64, 128]", "--encoder.depth=3",
+        "check-mup", f"--data={corpus}", f"--run={out}", "--widths=[16, 32, 64, 128]", "--encoder.depth=3",
         "--encoder.head_size=16", "--encoder.base_width=32", "--encoder.base_depth=2", "--training.optimizer.lr=3e-3",
         "--encoder.init_std=0.05", "--tokens=512", *more,
     ])  # fmt: skip
@@ -64,10 +64,10 @@ def test_nothing_proved_is_said(corpus: Path, tmp_path: Path, capsys: Any) -> No
     assert "this proves nothing" in " ".join(capsys.readouterr().err.split())
 
 
-@pytest.mark.parametrize("widths", ["[64]", "[64, 128]"])
+@pytest.mark.parametrize("widths", ["[64]", "[64, 256]"])
 def test_widths_that_tell_nothing_are_refused(corpus: Path, tmp_path: Path, capsys: Any, widths: str) -> None:
     assert cli.main(["check-mup", f"--data={corpus}", f"--run={tmp_path}", f"--widths={widths}"]) == 1
-    assert "four times the first" in capsys.readouterr().err
+    assert "eight times the first" in capsys.readouterr().err
 
 
 def test_seeds_are_averaged() -> None:
