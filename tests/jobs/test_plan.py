@@ -41,7 +41,10 @@ def test_options_are_those_of_pretrain() -> None:
 
 
 @pytest.mark.parametrize("recipe", recipes_of("pretrain"), ids=lambda p: p.stem)
-def test_a_recipe_right_after_the_job(recipe: Path, capsys: Any) -> None:
+def test_a_recipe_right_after_the_job(
+    recipe: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # away from corpora that a developer may have
     assert shell("plan", str(recipe), "--gpus=8", "--encoder.width=256", "--price=2") == 0
     shown = capsys.readouterr().out
     options = yaml.safe_load(recipe.read_text())
