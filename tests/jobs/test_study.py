@@ -61,7 +61,7 @@ def test_a_study_from_rates_to_its_page(recipe: Path, tmp_path: Path) -> None:
     assert "rtd does not differ clearly from mlm" in page and "under way" not in page
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("families/*/metrics.jsonl")}
     assert len(before) == 2
-    again = study(**options(recipe, tmp_path / "s", seeds=2))
+    again = study(**options(recipe, tmp_path / "s", seeds=2, workers=2))
     assert {row.seed for row in again.rows if not row.baseline} == {0, 1}
     assert all(p.stat().st_mtime_ns == when for p, when in before.items())
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,14 +111,14 @@ def study(
         seeds: of each model.
         data: folder of the tasks' data; default $BIOMETRO_DATA.
         out: Markdown file to write, too, such as docs/study.md; pictures and the table of every seed beside it.
-        workers: runs of the search at once.
+        workers: runs at once on this machine, which share its cores.
         max_minutes: stop after this time, with exit status 75.
         seed: the first.
 
     Raises UserError for options that make no sense, and for what the jobs refuse.
     """
     reference = reference or next(iter(arms), "")
-    _check(corpora, arms, sizes, flops, seeds, tune_flops, reference, metrics or {})
+    _check(corpora, arms, sizes, flops, seeds, workers, tune_flops, reference, metrics or {})
     if out is not None and Path(out).resolve().parent == Path(run).resolve():
         raise UserError(f"{out}: the run folder has its own study.md; name a place outside of it")
     folder, console = Path(run), Console(stderr=True)
@@ -130,12 +132,8 @@ def study(
         rounds = _rounds(corpora, arms, sizes, flops, seeds, seed) if stopped is None else ()
         try:
             for group in rounds:
-                for one in group:
-                    corpus = corpora[one.corpus]
-                    options = _options(corpus, arms[one.arm], sizes[one.size], one.flops)
-                    options["training.optimizer.lr"] = chosen[one.corpus, one.arm]
-                    if _train(folder, one, corpus, options, request, console):
-                        done.append(one)
+                commands = {one: _command(one, corpora, arms, sizes, chosen) for one in group}
+                done += _train_all(folder, commands, workers, request, console)
                 rows = [row for name in corpora for row in _judged(folder, name, corpora[name], done, data, request)]
                 study_results.write(folder, rows, chosen, reference, complete=False)
         except _StoppedError:
@@ -173,7 +171,7 @@ def _rates(
 
 def _check(
     corpora: Mapping[str, StudyCorpus], arms: Mapping[str, Any], sizes: Mapping[str, Any], flops: list[float],
-    seeds: int, tune_flops: float, reference: str, metrics: Mapping[str, str],
+    seeds: int, workers: int, tune_flops: float, reference: str, metrics: Mapping[str, str],
 ) -> None:  # fmt: skip
     """Raises UserError for options that make no sense."""
     for what, named in (("corpora", corpora), ("arms", arms), ("sizes", sizes), ("flops", flops)):
@@ -185,8 +183,8 @@ def _check(
     for names in ([*arms], [*sizes], [f"{budget:g}" for budget in flops]):
         if len({_folder(name) for name in names}) < len(names):
             raise UserError(f"{', '.join(names)}: two of these have one folder's name; name them apart")
-    if seeds < 1 or not all(0 < budget < math.inf for budget in (*flops, tune_flops)):
-        raise UserError("seeds must be at least 1, and budgets (flops, tune_flops) above 0")
+    if min(seeds, workers) < 1 or not all(0 < budget < math.inf for budget in (*flops, tune_flops)):
+        raise UserError("seeds and workers must be at least 1, and budgets (flops, tune_flops) above 0")
     for name in (reference, *metrics):
         if name not in arms:
             raise UserError(f"there is no arm {name!r}; there are {', '.join(arms)}")
@@ -222,8 +220,45 @@ def _rounds(
             yield [_Run(corpus, size, budget, arm, number) for size in sizes for corpus in corpora for arm in arms]
 
 
+def _command(
+    one: _Run, corpora: Mapping[str, StudyCorpus], arms: Mapping[str, dict[str, Any]],
+    sizes: Mapping[str, dict[str, Any]], rates: Mapping[tuple[str, str], float],
+) -> list[str]:  # fmt: skip
+    """Options of `pretrain`."""
+    corpus = corpora[one.corpus]
+    options = _options(corpus, arms[one.arm], sizes[one.size], one.flops)
+    options["training.optimizer.lr"] = rates[one.corpus, one.arm]
+    given = [f"--config={corpus.recipe}", *(search.as_option(key, value) for key, value in options.items())]
+    return [*given, f"--seed={one.seed}", "--report=false"]
+
+
+def _train_all(
+    folder: Path, commands: Mapping[_Run, list[str]], workers: int, request: StopRequest, console: Console
+) -> list[_Run]:
+    """Train what is not trained yet, some at once; those whose models are there. Raises UserError where the job refuses
+    one, and where it is stopped; then the others are stopped too, and go on from their checkpoints."""
+    failed: list[Exception] = []
+
+    def stop() -> str | None:
+        return "another run failed" if failed else request.check()
+
+    def train(one: _Run) -> bool:
+        try:
+            return _train(folder, one, commands[one], threads, stop, console)
+        except (UserError, _StoppedError) as error:
+            failed.append(error)
+            return False
+
+    threads = max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else None
+    with ThreadPoolExecutor(workers) as pool:
+        there = list(pool.map(train, commands))
+    for error in sorted(failed, key=lambda error: isinstance(error, _StoppedError)):  # a mistake is worth more words
+        raise error
+    return [one for one, trained in zip(commands, there, strict=True) if trained]
+
+
 def _train(
-    folder: Path, one: _Run, corpus: StudyCorpus, options: Mapping[str, Any], request: StopRequest, console: Console
+    folder: Path, one: _Run, command: list[str], threads: int | None, stop: Callable[[], str | None], console: Console
 ) -> bool:
     """Whether the model is there: trained now, or before; a run that diverges is none. Raises UserError where the job
     refuses it, and where it is stopped."""
@@ -234,16 +269,13 @@ def _train(
     failed = place.with_name(f"{one.name}.failed")
     if failed.exists():
         return False
-    if request.check() is not None:
+    if stop() is not None:
         raise _StoppedError
     console.print(f"{one.corpus}: {one.name}", highlight=False)
-    given = [f"--config={corpus.recipe}", *(search.as_option(key, value) for key, value in options.items())]
-    ended = search.run_job(
-        "pretrain", place, [*given, f"--seed={one.seed}", "--report=false"], "loss", request.check
-    )  # fmt: skip
+    ended = search.run_job("pretrain", place, command, "loss", stop, threads=threads)
     if ended.status == 0:
         return True
-    if ended.status in (search.STOPPED, 130) or ended.status < 0 or request.check() is not None:
+    if ended.status in (search.STOPPED, 130) or ended.status < 0 or stop() is not None:
         raise _StoppedError
     if "not finite" not in ended.problem:
         raise UserError(f"a run of pretrain failed: {ended.problem} (its log: {place}.log)")
