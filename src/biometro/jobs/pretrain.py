@@ -25,6 +25,7 @@ from biometro.files import write_file
 from biometro.inference.embed import Embedder
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import EncoderConfig
+from biometro.model.load import fingerprint
 from biometro.objectives.metro import MetroConfig
 from biometro.objectives.mlm import MLMConfig
 from biometro.objectives.objective import Objective
@@ -108,7 +109,10 @@ def pretrain(
         validation = _validation(corpus, packing, seed, training.valid_batches)
         folder = Path(run)
         with ExitStack() as held:  # after all that may still refuse the options
-            world.first(lambda: runs.begin(folder, recipe, "corpus", corpus.digest, _FREE, held))
+            what, digest = "corpus", corpus.digest
+            if objective == "metro" and metro.auxiliary is not None:
+                what, digest = "corpus or auxiliary", f"{digest} {fingerprint(metro.auxiliary)}"
+            world.first(lambda: runs.begin(folder, recipe, what, digest, _FREE, held))
             outcome = train(
                 goal, loader.batch, training, folder, seed=seed, world=world, validation=validation, recipe=recipe,
                 request=request,
@@ -123,6 +127,9 @@ def pretrain(
                     whole = build()
                     read_weights(checkpoint.folders(folder / "checkpoints")[-1], whole)
                 facts = _facts(corpus, whole, outcome, objective, training, world)
+                if what != "corpus":
+                    kept = "as it is" if metro.auxiliary_frozen else "trained further"
+                    facts["auxiliary"] = f"from {metro.auxiliary}, {kept}; what it had cost is not in the FLOPs above"
                 bundle = Bundle(alphabet, whole.bundle_modules(), recipe=recipe, facts=facts, crop=packing.crop)
                 return _leave(folder, corpus, bundle, outcome, request, world.device, report)
 
@@ -195,7 +202,7 @@ def _facts(
         "tokens read": f"{progress.tokens:,}",
         "training FLOPs": f"{progress.flops:.3g} (forward and backward, all modules)",
         "training time": f"{progress.seconds / 60:.1f} min on {world.hardware}",
-        "trained parameters": f"{sum(p.numel() for p in goal.parameters()):,}",
+        "trained parameters": f"{sum(p.numel() for p in goal.parameters() if p.requires_grad):,}",
     }
     if outcome.valid:
         entropy = corpus.unigram_entropy("valid")

@@ -8,12 +8,15 @@
 
 After ELECTRA (Clark et al. 2020, arXiv 2003.10555) and COCO-LM (Meng et al. 2021, arXiv 2102.08473): all chosen
 residues are masked, sampling carries no gradient, a sample equal to the original counts as original, the auxiliary
-has no dropout so that one pass serves its loss and its samples, and the corrective head has no copy gate.
+has no dropout so that one pass serves its loss and its samples, and the corrective head has no copy gate. The auxiliary
+may start from a model that was pretrained by MLM, or be one and stay as it is, with a temperature that falls
+(Fast-ELECTRA, Dong et al. 2023, arXiv 2310.07347).
 Positions other than standard residues are never replaced and are not counted as detections.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,7 +41,12 @@ class MetroConfig:
         mask_rate: share of each sequence's residues that the auxiliary model may replace.
         auxiliary_depth: layers of the auxiliary model; default a third of the main model's, at least 1.
         auxiliary_width: its width; default that of the main model. ELECTRA: full depth and a quarter of the width.
+        auxiliary: folder of a model of the same alphabet, pretrained by MLM (or METRO, of which the auxiliary is
+            taken): the auxiliary has its shape and starts from its weights.
+        auxiliary_frozen: and keeps them. Its training is not part of this run's FLOPs.
         temperature: of sampling.
+        temperature_from: what it is at the start. It falls to `temperature`, the difference by a factor of e in each
+            tenth of the steps.
         rtd_weight: lambda, the weight of detection (ELECTRA and COCO-LM 50, DeBERTaV3's code 10).
         clm_weight: the weight of restoration; 0 leaves it out (ELECTRA).
         clm_positions: restore at the masked residues (COCO-LM, METRO) or at all.
@@ -52,7 +60,10 @@ class MetroConfig:
     mask_rate: float = 0.15
     auxiliary_depth: int | None = None
     auxiliary_width: int | None = None
+    auxiliary: str | None = None
+    auxiliary_frozen: bool = False
     temperature: float = 1.0
+    temperature_from: float | None = None
     rtd_weight: float = 50.0
     clm_weight: float = 1.0
     clm_positions: Literal["masked", "all"] = "masked"
@@ -63,13 +74,23 @@ class MetroConfig:
     def __post_init__(self) -> None:
         if not 0 < self.mask_rate < 1:
             raise UserError(f"metro.mask_rate is {self.mask_rate}; it must lie between 0 and 1")
-        if self.temperature <= 0:
-            raise UserError(f"metro.temperature is {self.temperature}; it must be above 0")
+        for name in ("temperature", "temperature_from"):
+            if not (getattr(self, name) or 1.0) > 0 or getattr(self, name) == 0:
+                raise UserError(f"metro.{name} is {getattr(self, name)}; it must be above 0")
         for name in ("auxiliary_depth", "auxiliary_width"):
             if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
                 raise UserError(f"metro.{name} is {getattr(self, name)}; it must be at least 1")
         if min(self.rtd_weight, self.clm_weight) < 0:
             raise UserError("metro.rtd_weight and metro.clm_weight must be at least 0")
+        if self.auxiliary is not None and (self.auxiliary_depth or self.auxiliary_width):
+            raise UserError("metro.auxiliary has a shape of its own; leave auxiliary_depth and auxiliary_width out")
+        if self.auxiliary_frozen and self.auxiliary is None:
+            raise UserError("metro.auxiliary_frozen: name the model that is to stay as it is (metro.auxiliary)")
+        if self.auxiliary_frozen and self.embeddings == "tied":
+            raise UserError(
+                "metro.auxiliary_frozen: the main model would train the table that they share; "
+                "metro.embeddings is disentangled or separate"
+            )
 
 
 class DisentangledEmbedding(nn.Module):
@@ -96,39 +117,58 @@ class Metro(Objective):
     clm_accuracy_replaced and clm_accuracy_kept (at residues that were replaced, and at all others).
     """
 
-    def __init__(self, encoder: EncoderConfig, alphabet: Alphabet, config: MetroConfig = MetroConfig()):
+    def __init__(
+        self, encoder: EncoderConfig, alphabet: Alphabet, config: MetroConfig = MetroConfig(),
+        pretrained: tuple[Encoder, VocabularyHead] | None = None,
+    ):  # fmt: skip
+        """pretrained: what the auxiliary starts from (`config.auxiliary`, opened)."""
         super().__init__()
         self.config = config
         self.mask_token = alphabet.id(alphabet.mask)
-        table_width = encoder.embedding_width or encoder.width
-        depth, width = config.auxiliary_depth or max(1, encoder.depth // 3), config.auxiliary_width or encoder.width
-        auxiliary = replace(
-            encoder,
-            depth=depth,
-            width=width,
-            ffn_width=None if config.auxiliary_width else encoder.ffn_width,
-            embedding_width=table_width,
-            dropout=0.0,
-            # muP: the base's auxiliary is to this one as the base to the model that is kept
-            base_width=max(1, round(width / encoder.ratios.width)),
-            base_depth=max(1, round(depth / encoder.ratios.depth)),
-        )
-        if config.clm_head == "linear" and table_width != encoder.width:
+        self.behind = 0.0  # share of the steps
+        if config.clm_head == "linear" and (encoder.embedding_width or encoder.width) != encoder.width:
             raise UserError("metro.clm_head linear needs encoder.embedding_width equal to encoder.width")
         self.encoder = Encoder(encoder)
-        self.auxiliary = Encoder(auxiliary)
+        head = VocabularyHeadConfig.of(encoder, config.clm_head == "dense")
+        if pretrained is None:
+            shape = _auxiliary_shape(encoder, config)
+            self.auxiliary = Encoder(shape)
+            self.auxiliary_vocabulary = VocabularyHead(replace(head, width=shape.width, dense=True))
+        else:
+            self.auxiliary, self.auxiliary_vocabulary = pretrained
+            self._check_table()
+            for module in pretrained:
+                module.requires_grad_(not config.auxiliary_frozen)
         if config.embeddings == "tied":
+            if pretrained is not None:
+                self.encoder.embedding = self.auxiliary.embedding
             self.auxiliary.embedding = self.encoder.embedding
         elif config.embeddings == "disentangled":
             self.encoder.embedding = DisentangledEmbedding(self.auxiliary.embedding)  # type: ignore[assignment]
-        head = VocabularyHeadConfig.of(encoder, config.clm_head == "dense")
-        self.auxiliary_vocabulary = VocabularyHead(replace(head, width=auxiliary.width, dense=True))
         self.vocabulary = VocabularyHead(head)
         self.rtd = TokenHead(
             TokenHeadConfig(encoder.width, dense=config.rtd_head == "dense", ratio=encoder.ratios.width)
         )
         self.letters_V: Tensor
         self.register_buffer("letters_V", letter_mask(alphabet), persistent=False)
+
+    def _check_table(self) -> None:
+        """Raises UserError where the two models are to share a table and theirs differ in width."""
+        own, other = self.encoder.embedding.weight.shape[1], self.auxiliary.embedding.weight.shape[1]
+        if own != other and self.config.embeddings != "separate":
+            raise UserError(
+                f"{self.config.auxiliary}: its token table has width {other}, that of the main model {own}; "
+                "metro.embeddings separate gives each its own"
+            )
+
+    def at(self, share: float) -> None:
+        self.behind = share
+
+    @property
+    def temperature(self) -> float:
+        """Of sampling, at this point of the training."""
+        last, first = self.config.temperature, self.config.temperature_from
+        return last if first is None else last + (first - last) * math.exp(-10.0 * self.behind)
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
         packed = batch.sequence
@@ -164,13 +204,14 @@ class Metro(Objective):
         """The auxiliary's pass: the corrupted view, and the auxiliary's losses and figures."""
         packed, chosen_M = batch.sequence, batch.targets["chosen"]
         original_M = packed.tokens[chosen_M]
-        h_MD = self.auxiliary(batch.views["masked"])[chosen_M]
-        logits_MV = self.auxiliary_vocabulary(h_MD, self.auxiliary.embedding.weight).float()
-        sampled_M = sample(logits_MV, self.letters_V, self.config.temperature, batch.targets["gumbel"])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.auxiliary_frozen):
+            h_MD = self.auxiliary(batch.views["masked"])[chosen_M]
+            logits_MV = self.auxiliary_vocabulary(h_MD, self.auxiliary.embedding.weight).float()
+        sampled_M = sample(logits_MV, self.letters_V, self.temperature, batch.targets["gumbel"])
         corrupted = packed.with_tokens(packed.tokens.index_copy(0, chosen_M, sampled_M))
-        count = self.counts(batch)["aux_loss"]
+        count, frozen = self.counts(batch)["aux_loss"], self.config.auxiliary_frozen
         return corrupted, {
-            "aux_loss": Term(F.cross_entropy(logits_MV, original_M, reduction="sum"), count, 1.0),
+            "aux_loss": Term(F.cross_entropy(logits_MV, original_M, reduction="sum"), count, None if frozen else 1.0),
             "aux_accuracy": Term((logits_MV.detach().argmax(-1) == original_M).sum(), count),
         }
 
@@ -208,9 +249,9 @@ class Metro(Objective):
         tokens = packed.tokens.numel()
         masked = int(tokens * self.config.mask_rate)
         restored = 0 if self.config.clm_weight == 0 else tokens if self.config.clm_positions == "all" else masked
+        auxiliary = self.auxiliary.flops(packed) + self.auxiliary_vocabulary.flops(masked)
         return (
-            self.auxiliary.flops(packed)
-            + self.auxiliary_vocabulary.flops(masked)
+            (auxiliary / 3 if self.config.auxiliary_frozen else auxiliary)  # no pass back, which costs twice as much
             + self.encoder.flops(packed)
             + self.rtd.flops(tokens)
             + self.vocabulary.flops(restored)
@@ -240,6 +281,22 @@ class Metro(Objective):
         if self.config.clm_weight > 0:
             modules["vocabulary"] = self.vocabulary
         return modules
+
+
+def _auxiliary_shape(encoder: EncoderConfig, config: MetroConfig) -> EncoderConfig:
+    """Of an auxiliary that is trained from nothing."""
+    depth, width = config.auxiliary_depth or max(1, encoder.depth // 3), config.auxiliary_width or encoder.width
+    return replace(
+        encoder,
+        depth=depth,
+        width=width,
+        ffn_width=None if config.auxiliary_width else encoder.ffn_width,
+        embedding_width=encoder.embedding_width or encoder.width,
+        dropout=0.0,
+        # muP: the base's auxiliary is to this one as the base to the model that is kept
+        base_width=max(1, round(width / encoder.ratios.width)),
+        base_depth=max(1, round(depth / encoder.ratios.depth)),
+    )
 
 
 def average_precision(score_N: Tensor, label_N: Tensor) -> Tensor:

@@ -52,6 +52,9 @@ def total_loss(terms: Terms, counts: dict[str, Tensor]) -> Tensor:
 class Objective(nn.Module):
     """Base of all objectives. A subclass fills in the four methods."""
 
+    def at(self, share: float) -> None:
+        """Told before each step which share of the steps is behind (0 to 1), for what changes on the way."""
+
     def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
         """The batch with what the objective draws at random added to it (corrupted views, targets), on its device."""
         raise NotImplementedError

@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import Literal
 
 from biometro.alphabet import Alphabet
-from biometro.model.encoder import EncoderConfig
+from biometro.errors import UserError
+from biometro.model.encoder import Encoder, EncoderConfig
+from biometro.model.heads import VocabularyHead
+from biometro.model.load import load
 from biometro.objectives.metro import Metro, MetroConfig
 from biometro.objectives.mlm import MLM, MLMConfig
 from biometro.objectives.objective import Objective
@@ -22,5 +25,22 @@ def for_alphabet(encoder: EncoderConfig, alphabet: Alphabet) -> EncoderConfig:
 def pretraining(
     name: Pretraining, encoder: EncoderConfig, alphabet: Alphabet, metro: MetroConfig, mlm: MLMConfig
 ) -> Objective:
-    """A fresh one of this name, for an encoder that fits the alphabet."""
-    return Metro(encoder, alphabet, metro) if name == "metro" else MLM(encoder, alphabet, mlm)
+    """A fresh one of this name, for an encoder of the alphabet. Raises UserError for an auxiliary that is none."""
+    if name == "mlm":
+        return MLM(encoder, alphabet, mlm)
+    opened = None if metro.auxiliary is None else _auxiliary(metro.auxiliary, alphabet)
+    return Metro(encoder, alphabet, metro, opened)
+
+
+def _auxiliary(folder: str, alphabet: Alphabet) -> tuple[Encoder, VocabularyHead]:
+    """What fills in masked residues in a model folder. Raises UserError where there is none of the alphabet."""
+    bundle = load(folder)
+    role, head = ("auxiliary", "auxiliary_vocabulary") if "auxiliary" in bundle.modules else ("encoder", "vocabulary")
+    encoder, vocabulary = bundle.modules[role], bundle.modules.get(head)
+    if not isinstance(encoder, Encoder) or not isinstance(vocabulary, VocabularyHead) or bundle.base is not None:
+        raise UserError(f"{folder}: metro.auxiliary must be a whole model with a head over tokens")
+    if not isinstance(bundle.alphabet, Alphabet) or bundle.alphabet.to_json() != alphabet.to_json():
+        raise UserError(f"{folder}: its tokens are not those of the corpus; metro.auxiliary must be of one alphabet")
+    plain = Encoder(replace(encoder.config, dropout=0.0))
+    plain.load_state_dict(encoder.state_dict())
+    return plain, vocabulary

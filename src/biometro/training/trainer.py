@@ -283,6 +283,7 @@ class _Loop:
         numbers = [first + place for place in places]
         clean = [self.source(number) for number in numbers]
         self.watch.beat(f"computing step {step + 1:,}")
+        self.objective.at(step / config.steps)
         prepared = [
             self.objective.prepare(batch.to(world.device), generator_for(world.device, self.seed, number))
             for number, batch in zip(numbers, clean, strict=True)
