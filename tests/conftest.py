@@ -43,6 +43,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("real")
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    # The long modules first, so that at the end no core waits for one of them (--no-loadscope-reorder keeps the order).
+    first = ("training", "faults", "notebooks", "jobs")
+    items.sort(key=lambda item: next((i for i, name in enumerate(first) if name in item.path.parts), len(first)))
 
 
 @pytest.fixture(scope="session")
