@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,26 @@ def test_points_of_a_grid_are_shared_out_once(tmp_path: Path) -> None:
     study.tell(late, state=optuna.trial.TrialState.FAIL)
     assert search.clear_interrupted(study, space) == 1
     assert search.next_of(study.ask(), study, points) == points[1]
+
+
+def test_workers_never_take_one_point_at_once(tmp_path: Path) -> None:
+    """The trial with the higher number chooses first, by a hair."""
+    points = points_of(read_space({"lr": list(range(16))}))
+    study = search.open_study(f"sqlite:///{tmp_path / 's.db'}", "s", "minimize", "grid", "none", 0, 0)
+    trials = [study.ask() for _ in points][::-1]
+    with ThreadPoolExecutor(4) as pool:
+        taken = list(pool.map(lambda trial: search.next_of(trial, study, points), trials))
+    assert sorted(point["lr"] for point in taken if point is not None) == list(range(16))
+
+
+def test_what_another_process_writes_is_not_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(options: Sequence[str], log: Path, *more: Any) -> int:
+        log.write_text("biometro: r is in use by process 3 on here\nmodel: r/model\n")
+        return 1
+
+    monkeypatch.setattr(search, "run_process", refused)
+    ended = search.run_job("pretrain", tmp_path / "r", [], "loss", lambda: None)
+    assert ended.problem == "biometro: r is in use by process 3 on here"
 
 
 @pytest.mark.long

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ Point = dict[str, Value]
 _POLL = 0.5  # seconds between looks at a run
 _HEARTBEAT = 60  # seconds between a trial's signs of life in the database
 STOPPED = 75
+_CHOOSING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -116,17 +118,19 @@ def suggest(trial: optuna.Trial, space: Mapping[str, Axis]) -> Point:
 
 def next_of(trial: optuna.Trial, study: optuna.Study, points: Sequence[Point]) -> Point | None:
     """The first point of a grid that no other trial has tried or is at, which from now on is this trial's; None where
-    there is none. Of two that take one at once, the trial with the lower number keeps it."""
+    there is none. Of two machines that take one at once, the trial with the lower number keeps it; where that one was
+    the later to say so, both go on, and the lock of the run folder decides."""
     left = list(points)
-    while True:
-        taken = {name_of(other["point"]) for number, other in _held(study) if number != trial.number}
-        left = [point for point in left if name_of(point) not in taken]
-        if not left:
-            return None
-        trial.set_user_attr("point", left[0])
-        name = name_of(left[0])
-        if not any(number < trial.number and name_of(other["point"]) == name for number, other in _held(study)):
-            return left[0]
+    with _CHOOSING:  # workers of this process never take one at once
+        while True:
+            taken = {name_of(other["point"]) for number, other in _held(study) if number != trial.number}
+            left = [point for point in left if name_of(point) not in taken]
+            if not left:
+                return None
+            trial.set_user_attr("point", left[0])
+            name = name_of(left[0])
+            if not any(number < trial.number and name_of(other["point"]) == name for number, other in _held(study)):
+                return left[0]
 
 
 def _held(study: optuna.Study) -> list[tuple[int, dict[str, Any]]]:
@@ -287,7 +291,10 @@ def run_job(
         with log.open("rb") as said:
             said.seek(began)
             lines = said.read().decode("utf-8", "replace").strip().splitlines()
-        return Ended(problem=lines[-1] if lines else f"status {status}", status=status)
+        said_last = lines[-1] if lines else f"status {status}"
+        # another process that holds the run folder writes into the same log
+        problem = next((line for line in reversed(lines) if line.startswith("biometro: ")), said_last)
+        return Ended(problem=problem, status=status)
     value = figure(job, folder, metric)
     return Ended(value) if math.isfinite(value) else Ended(problem=f"{metric} is not finite", status=1)
 
