@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from biometro.evaluation.study_results import Measured, differences, publish, sentences, table, write
+from biometro.evaluation.study_results import Measured, Trained, differences, publish, sentences, table, write
 
 TASKS = [("binding", "auroc", True), ("affinity", "rmse", False)]
 
@@ -66,16 +66,37 @@ def test_a_seed_that_one_arm_lacks_is_not_compared() -> None:
 
 
 def test_the_page_and_what_is_published(tmp_path: Path) -> None:
-    said = write(tmp_path / "s", rows(0.1), {("tcr", "mlm"): 0.001, ("tcr", "metro"): 0.002}, "mlm", complete=False)
+    rates = {("tcr", "mlm"): 0.001, ("tcr", "metro"): 0.002}
+    trained = [
+        Trained("tcr", "S", 1e13, arm, seed, 100 + seed, 2_000_000, {loss: 2.0 + seed, "seconds": 1.0})
+        for arm, loss in (("mlm", "mlm_masked_loss"), ("metro", "aux_loss")) for seed in (0, 1)
+    ]  # fmt: skip
+    said = write(tmp_path / "s", rows(0.1), trained, rates, "Two ways", "mlm", complete=False)
     assert "clearly better" in said
     publish(tmp_path / "s", tmp_path / "docs" / "results.md")
     page = (tmp_path / "docs" / "results.md").read_text()
-    for text in ("under way", "results-tcr.svg", "| tcr | 0.001 | 0.002 |", "k-mers | 0.900 | 1.000", "metro |", " +"):
+    for text in (
+        "# Two ways",
+        "| S, 1e+13, mlm | 100 | 2.00 | 2.500 | - |",
+        "| S, 1e+13, metro | 100 | 2.00 | - | 2.500 |",
+        "results-runs.csv",
+        "under way",
+        "results-tcr.svg",
+        "| tcr | 0.001 | 0.002 |",
+        "k-mers | 0.900 | 1.000",
+        "metro |",
+        " +",
+    ):
         assert text in page
     minidom.parse(str(tmp_path / "docs" / "results-tcr.svg"))  # XML in its own right, not a part of a page
     found = list(csv.DictReader(io.StringIO((tmp_path / "docs" / "results.csv").read_text())))
     assert len(found) == 18 and found[0]["value"] == f"{rows(0.1)[0].value:.6g}"
+    runs = list(csv.DictReader(io.StringIO((tmp_path / "docs" / "results-runs.csv").read_text())))
+    assert [(row["arm"], row["seed"], row["steps"], row["aux_loss"]) for row in runs] == [
+        ("mlm", "0", "100", ""), ("mlm", "1", "101", ""), ("metro", "0", "100", "2"), ("metro", "1", "101", "3"),
+    ]  # fmt: skip
     assert table([]).count("\n") == 1
-    write(tmp_path / "one", rows(0.1, seeds=1), {}, "mlm", complete=True)
+    write(tmp_path / "one", rows(0.1, seeds=1), [], {}, "One", "mlm", complete=True)
+    assert "Learning rates" not in (tmp_path / "one" / "study.md").read_text()
     assert "nan" not in (tmp_path / "one" / "study.md").read_text()
-    write(tmp_path / "s", [], {}, "mlm", complete=False)
+    write(tmp_path / "s", [], [], {}, "None", "mlm", complete=False)

@@ -74,6 +74,7 @@ def test_mistakes_are_said(recipe: Path, tmp_path: Path) -> None:
         ({"metrics": {"x": "loss"}}, "there is no arm 'x'"), ({"seeds": 0}, "at least 1"),
         ({"sizes": {"a/b": {}}}, "no name of a folder"), ({"flops": [1e9, 1e9]}, "one folder's name"),
         ({"out": str(tmp_path / "s" / "study.md")}, "has its own study.md"), ({"tune_flops": 0.0}, "above 0"),
+        ({"rates": None}, "belong together"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             study(**options(recipe, tmp_path / "s", **more))

@@ -25,6 +25,7 @@ from biometro.evaluation.search_results import holm
 from biometro.files import write_file
 
 _LEVEL = 0.05
+_TOLD = ("mlm_masked_loss", "aux_loss", "replaced", "rtd_gain", "rtd_ap", "clm_loss", "clm_masked_loss")
 _FEWEST = 3  # seeds from which anything is called clear
 # A picture that stands alone says what its names mean.
 _FILE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="color:#555" '
@@ -44,6 +45,23 @@ class Measured:
     value: float
     larger_is_better: bool = True
     baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one run of training came to: steps, tokens read, and its figures on held-out data at the end, by name.
+
+    Objectives cannot be compared by these, but they say why one is ahead: what its auxiliary knew, how much it read.
+    """
+
+    corpus: str
+    size: str
+    flops: float
+    arm: str
+    seed: int
+    steps: int
+    tokens: int
+    held_out: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -129,6 +147,18 @@ def table(rows: Sequence[Measured]) -> str:
     return text.getvalue()
 
 
+def runs_table(trained: Sequence[Trained]) -> str:
+    """CSV of every run."""
+    names = list(dict.fromkeys(name for one in trained for name in one.held_out))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["corpus", "size", "flops", "arm", "seed", "steps", "tokens", *names])
+    for one in trained:
+        figures = [f"{one.held_out[name]:.6g}" if name in one.held_out else "" for name in names]
+        writer.writerow([one.corpus, one.size, f"{one.flops:.6g}", one.arm, one.seed, one.steps, one.tokens, *figures])
+    return text.getvalue()
+
+
 def sentences(found: Sequence[Difference], reference: str) -> list[str]:
     """What follows, plainly: where an arm is clearly better or worse than the reference, and where nothing is clear."""
     said = []
@@ -154,22 +184,18 @@ def sentences(found: Sequence[Difference], reference: str) -> list[str]:
 
 
 def document(
-    rows: Sequence[Measured], rates: Mapping[tuple[str, str], float], reference: str, complete: bool, stem: str
-) -> str:
+    rows: Sequence[Measured], trained: Sequence[Trained], rates: Mapping[tuple[str, str], float], title: str,
+    reference: str, complete: bool, stem: str,
+) -> str:  # fmt: skip
     """The Markdown page."""
     found = differences(rows, reference)
-    lines = ["# Objectives at equal compute", ""]
+    lines = [f"# {title}", ""]
     if not complete:
         lines += ["*The study is under way: what stands here is what has been run so far.*", ""]
     lines += [f"- {text}." for text in sentences(found, reference)] or ["Nothing has been run yet."]
-    lines += [
-        "",
-        "## Learning rates",
-        "",
-        "Searched on each corpus at the smallest size, carried to the others by muP.",
-        "",
-    ]
     if rates:
+        lines += ["", "## Learning rates", "",
+                  "Searched on each corpus at the smallest size, carried to the others by muP.", ""]  # fmt: skip
         arms = list(dict.fromkeys(arm for _, arm in rates))
         lines += [f"| | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
         for corpus in dict.fromkeys(corpus for corpus, _ in rates):
@@ -178,7 +204,25 @@ def document(
     for corpus in dict.fromkeys(row.corpus for row in rows):
         lines += ["", f"## {corpus}", "", f"![quality against FLOPs]({stem}-{corpus}.svg)", ""]
         lines += _corpus_tables([row for row in rows if row.corpus == corpus], found, reference)
+        lines += _training_table([one for one in trained if one.corpus == corpus], stem)
     return "\n".join(lines) + "\n"
+
+
+def _training_table(trained: Sequence[Trained], stem: str) -> list[str]:
+    """What the runs of a corpus read and learnt, means over seeds."""
+    if not trained:
+        return []
+    names = list(dict.fromkeys(name for one in trained for name in one.held_out if name in _TOLD))
+    lines = ["", f"What they read, and their own held-out figures (means over seeds; all runs: `{stem}-runs.csv`):", "",
+             f"| | steps | tokens (M) | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]  # fmt: skip
+    for cell in dict.fromkeys((one.size, one.flops, one.arm) for one in trained):
+        here = [one for one in trained if (one.size, one.flops, one.arm) == cell]
+        told = [[one.held_out[name] for one in here if name in one.held_out] for name in names]
+        shown = " | ".join(f"{np.mean(values):.3f}" if values else "-" for values in told)
+        size, flops, arm = cell
+        steps, tokens = (float(np.mean([getattr(one, what) for one in here])) for what in ("steps", "tokens"))
+        lines.append(f"| {size}, {flops:.3g}, {arm} | {steps:,.0f} | {tokens / 1e6:.2f} | {shown} |")
+    return lines
 
 
 def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], reference: str) -> list[str]:
@@ -273,22 +317,24 @@ def _baselines(rows: Sequence[Measured], tasks: set[str]) -> dict[str, list[floa
 
 
 def write(
-    folder: Path, rows: Sequence[Measured], rates: Mapping[tuple[str, str], float], reference: str, complete: bool
-) -> str:
-    """study.csv, study.md and a picture of each corpus; gives the sentences."""
+    folder: Path, rows: Sequence[Measured], trained: Sequence[Trained], rates: Mapping[tuple[str, str], float],
+    title: str, reference: str, complete: bool,
+) -> str:  # fmt: skip
+    """study.csv, study-runs.csv, study.md and a picture of each corpus; gives the sentences."""
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "study.csv", table(rows))
+    write_file(folder / "study-runs.csv", runs_table(trained))
     for corpus in dict.fromkeys(row.corpus for row in rows if not row.baseline):
         picture = curves([row for row in rows if row.corpus == corpus])
         write_file(folder / f"study-{corpus}.svg", picture.replace("<svg ", _FILE, 1))
-    write_file(folder / "study.md", document(rows, rates, reference, complete, "study"))
+    write_file(folder / "study.md", document(rows, trained, rates, title, reference, complete, "study"))
     return "\n".join(sentences(differences(rows, reference), reference)) or "nothing to compare yet"
 
 
 def publish(folder: Path, out: Path) -> None:
-    """Copy the page to `out`, and table and pictures beside it, under its name."""
+    """Copy the page to `out`, and tables and pictures beside it, under its name."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = (folder / "study.md").read_text(encoding="utf-8").replace("](study-", f"]({out.stem}-")
-    write_file(out, text)
-    for path in (folder / "study.csv", *folder.glob("study-*.svg")):
+    text = (folder / "study.md").read_text(encoding="utf-8")
+    write_file(out, text.replace("](study-", f"]({out.stem}-").replace("`study-runs.csv`", f"`{out.stem}-runs.csv`"))
+    for path in (folder / "study.csv", folder / "study-runs.csv", *folder.glob("study-*.svg")):
         shutil.copyfile(path, out.with_name(path.name.replace("study", out.stem, 1)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,13 @@ from rich.console import Console
 
 from biometro.errors import UserError
 from biometro.evaluation import study_results
-from biometro.evaluation.study_results import Measured
+from biometro.evaluation.study_results import Measured, Trained
 from biometro.files import write_file
 from biometro.jobs.tune import tune
 from biometro.training import search
 from biometro.training.search import Value
 from biometro.training.signals import StopRequest
+from biometro.training.tracking import read_metrics
 from biometro.untrusted import read_json, read_yaml
 
 
@@ -80,8 +81,8 @@ def study(
     arms: dict[str, dict[str, Any]],
     sizes: dict[str, dict[str, Any]],
     flops: list[float],
-    rates: dict[str, Any],
-    tune_flops: float,
+    rates: dict[str, Any] | None = None,
+    tune_flops: float | None = None,
     metrics: dict[str, str] | None = None,
     reference: str | None = None,
     seeds: int = 3,
@@ -90,13 +91,15 @@ def study(
     workers: int = 1,
     max_minutes: float | None = None,
     seed: int = 0,
+    title: str = "Objectives at equal compute",
 ) -> Studied:
     """Compare ways to pretrain at equal training FLOPs; the same command goes on where it stopped, over days.
 
     The learning rate of each arm is searched on each corpus at the first size, and carried to the others by muP. Then
     every arm is trained at every size, budget and seed, the smallest budgets first, and all models are examined by the
     corpus' tasks. Leaves in the run folder a folder for each corpus (rates/, runs, evaluation/), study.csv (a row for
-    each model and task) and study.md with its pictures: tables, curves and what follows from them, so far.
+    each model and task), study-runs.csv (what each run read and learnt) and study.md with its pictures: tables, curves
+    and what follows from them, so far.
 
     Args:
         run: folder; made, or gone on with.
@@ -104,7 +107,8 @@ def study(
         arms: what is compared, by name: options of `pretrain`, by dotted name.
         sizes: by name, the smallest first: options of `pretrain`, such as {encoder.width: 128}.
         flops: budgets of training, auxiliary and heads included. Each is a run of its own, with its whole schedule.
-        rates: of the learning rate, as in a space of `tune`: {low: 5e-4, high: 3e-2, log: true, points: 7}.
+        rates: of the learning rate, as in a space of `tune`: {low: 5e-4, high: 3e-2, log: true, points: 7}. Left out,
+            there is no search: rates are those of recipes and options.
         tune_flops: budget of a run of the search.
         metrics: held-out figure by which an arm's rate is chosen, by arm; default loss.
         reference: the arm that others are compared with; default the first.
@@ -114,11 +118,12 @@ def study(
         workers: runs at once on this machine, which share its cores.
         max_minutes: stop after this time, with exit status 75.
         seed: the first.
+        title: of the page.
 
     Raises UserError for options that make no sense, and for what the jobs refuse.
     """
     reference = reference or next(iter(arms), "")
-    _check(corpora, arms, sizes, flops, seeds, workers, tune_flops, reference, metrics or {})
+    _check(corpora, arms, sizes, flops, seeds, workers, rates, tune_flops, reference, metrics or {})
     if out is not None and Path(out).resolve().parent == Path(run).resolve():
         raise UserError(f"{out}: the run folder has its own study.md; name a place outside of it")
     folder, console = Path(run), Console(stderr=True)
@@ -135,11 +140,12 @@ def study(
                 commands = {one: _command(one, corpora, arms, sizes, chosen) for one in group}
                 done += _train_all(folder, commands, workers, request, console)
                 rows = [row for name in corpora for row in _judged(folder, name, corpora[name], done, data, request)]
-                study_results.write(folder, rows, chosen, reference, complete=False)
+                study_results.write(folder, rows, _trained(folder, done), chosen, title, reference, complete=False)
         except _StoppedError:
             stopped = request.check() or "a signal"
         stopped = stopped or request.check()
-    text = study_results.write(folder, rows, chosen, reference, stopped is None)
+    trained = _trained(folder, [one for group in _rounds(corpora, arms, sizes, flops, seeds, seed) for one in group])
+    text = study_results.write(folder, rows, trained, chosen, title, reference, stopped is None)
     if out is not None:
         study_results.publish(folder, Path(out))
     console.print(text, markup=False, highlight=False)
@@ -148,11 +154,13 @@ def study(
 
 def _rates(
     folder: Path, corpora: Mapping[str, StudyCorpus], arms: Mapping[str, dict[str, Any]],
-    sizes: Mapping[str, dict[str, Any]], rates: dict[str, Any], flops: float, metrics: Mapping[str, str], workers: int,
-    seed: int, request: StopRequest,
+    sizes: Mapping[str, dict[str, Any]], rates: dict[str, Any] | None, flops: float | None,
+    metrics: Mapping[str, str], workers: int, seed: int, request: StopRequest,
 ) -> tuple[dict[tuple[str, str], float], str | None]:  # fmt: skip
     """The best learning rate of each corpus and arm at the first size; and why it was stopped before it had all."""
     chosen: dict[tuple[str, str], float] = {}
+    if rates is None or flops is None:
+        return chosen, None
     smallest = next(iter(sizes.values()))
     for name, corpus in corpora.items():
         for arm, options in arms.items():
@@ -171,7 +179,8 @@ def _rates(
 
 def _check(
     corpora: Mapping[str, StudyCorpus], arms: Mapping[str, Any], sizes: Mapping[str, Any], flops: list[float],
-    seeds: int, workers: int, tune_flops: float, reference: str, metrics: Mapping[str, str],
+    seeds: int, workers: int, rates: dict[str, Any] | None, tune_flops: float | None, reference: str,
+    metrics: Mapping[str, str],
 ) -> None:  # fmt: skip
     """Raises UserError for options that make no sense."""
     for what, named in (("corpora", corpora), ("arms", arms), ("sizes", sizes), ("flops", flops)):
@@ -183,7 +192,10 @@ def _check(
     for names in ([*arms], [*sizes], [f"{budget:g}" for budget in flops]):
         if len({_folder(name) for name in names}) < len(names):
             raise UserError(f"{', '.join(names)}: two of these have one folder's name; name them apart")
-    if min(seeds, workers) < 1 or not all(0 < budget < math.inf for budget in (*flops, tune_flops)):
+    if (rates is None) != (tune_flops is None):
+        raise UserError("rates and tune_flops belong together: a search has both, none has neither")
+    budgets = [*flops, *([] if tune_flops is None else [tune_flops])]
+    if min(seeds, workers) < 1 or not all(0 < budget < math.inf for budget in budgets):
         raise UserError("seeds and workers must be at least 1, and budgets (flops, tune_flops) above 0")
     for name in (reference, *metrics):
         if name not in arms:
@@ -227,7 +239,8 @@ def _command(
     """Options of `pretrain`."""
     corpus = corpora[one.corpus]
     options = _options(corpus, arms[one.arm], sizes[one.size], one.flops)
-    options["training.optimizer.lr"] = rates[one.corpus, one.arm]
+    if (one.corpus, one.arm) in rates:
+        options["training.optimizer.lr"] = rates[one.corpus, one.arm]
     given = [f"--config={corpus.recipe}", *(search.as_option(key, value) for key, value in options.items())]
     return [*given, f"--seed={one.seed}", "--report=false"]
 
@@ -263,8 +276,7 @@ def _train(
     """Whether the model is there: trained now, or before; a run that diverges is none. Raises UserError where the job
     refuses it, and where it is stopped."""
     place = folder / one.corpus / one.name
-    status = place / "exit-status"
-    if status.exists() and status.read_text().strip() == "0":
+    if _is_done(place):
         return True
     failed = place.with_name(f"{one.name}.failed")
     if failed.exists():
@@ -281,6 +293,25 @@ def _train(
         raise UserError(f"a run of pretrain failed: {ended.problem} (its log: {place}.log)")
     write_file(failed, ended.problem + "\n")
     return False
+
+
+def _trained(folder: Path, runs: Iterable[_Run]) -> list[Trained]:
+    """What the runs that are done came to."""
+    found = []
+    for one in runs:
+        last = [row for row in read_metrics(folder / one.corpus / one.name / "metrics.jsonl") if "step" in row]
+        train = [row for row in last if row.get("split") == "train"]
+        valid = [row for row in last if row.get("split") == "valid"]
+        if _is_done(folder / one.corpus / one.name) and train:
+            figures = {name: float(v) for name, v in (valid[-1] if valid else {}).items() if isinstance(v, float)}
+            steps, tokens = int(train[-1]["step"]), int(train[-1]["tokens"])
+            found.append(Trained(one.corpus, one.size, one.flops, one.arm, one.seed, steps, tokens, figures))
+    return found
+
+
+def _is_done(place: Path) -> bool:
+    status = place / "exit-status"
+    return status.exists() and status.read_text().strip() == "0"
 
 
 def _judged(
