@@ -11,7 +11,7 @@ import yaml
 
 from biometro import cli
 from biometro.evaluation.tasks import find
-from biometro.jobs.study import StudyCorpus, _Run, study
+from biometro.jobs.study import StudyCorpus, _options, _Run, study
 from biometro.training import search
 from conftest import recipes_of
 
@@ -23,7 +23,7 @@ def test_recipes_name_options_and_tasks_that_there_are(path: Path) -> None:
         assert isinstance(corpus, StudyCorpus) and find(corpus.tasks)
         for arm in options["arms"].values():
             for size in options["sizes"].values():
-                given = {**corpus.options, **size, **arm, "training.flops": 1e12, "encoder.mup": True}
+                given = _options("tcr", corpus, arm, size, 1e12)
                 recipe = path.parent.parent / corpus.recipe
                 cli.parse(["pretrain", f"--config={recipe}", *(search.as_option(k, v) for k, v in given.items())])
     assert {*(options["metrics"] or {}), options["reference"]} <= {*options["arms"]}
@@ -66,6 +66,15 @@ def test_a_study_from_rates_to_its_page(recipe: Path, tmp_path: Path) -> None:
     assert all(p.stat().st_mtime_ns == when for p, when in before.items())
 
 
+def test_options_of_an_arm_know_the_corpus_and_what_was_spent() -> None:
+    arm = {"metro.auxiliary": "runs/{corpus}/model", "spent": 2e11, "metro.mask_rate": 0.2}
+    corpus = StudyCorpus("r.yaml", ["bace"], {"encoder.base_width": 64})
+    assert _options("tcr", corpus, arm, {"encoder.width": 128}, 1e12) == {
+        "encoder.mup": True, "encoder.base_width": 64, "encoder.width": 128, "metro.auxiliary": "runs/tcr/model",
+        "metro.mask_rate": 0.2, "training.flops": 8e11,
+    }  # fmt: skip
+
+
 def test_mistakes_are_said(recipe: Path, tmp_path: Path) -> None:
     from biometro.errors import UserError
 
@@ -74,7 +83,7 @@ def test_mistakes_are_said(recipe: Path, tmp_path: Path) -> None:
         ({"metrics": {"x": "loss"}}, "there is no arm 'x'"), ({"seeds": 0}, "at least 1"),
         ({"sizes": {"a/b": {}}}, "no name of a folder"), ({"flops": [1e9, 1e9]}, "one folder's name"),
         ({"out": str(tmp_path / "s" / "study.md")}, "has its own study.md"), ({"tune_flops": 0.0}, "above 0"),
-        ({"rates": None}, "belong together"),
+        ({"rates": None}, "belong together"), ({"arms": {"mlm": {"spent": 1e8}}}, "below every budget"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             study(**options(recipe, tmp_path / "s", **more))

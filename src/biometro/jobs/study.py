@@ -104,7 +104,9 @@ def study(
     Args:
         run: folder; made, or gone on with.
         corpora: by name.
-        arms: what is compared, by name: options of `pretrain`, by dotted name.
+        arms: what is compared, by name: options of `pretrain`, by dotted name; {corpus} in one is the corpus' name.
+            `spent` is no option but FLOPs that went into an arm before, such as those of its pretrained auxiliary: they
+            are taken off every budget.
         sizes: by name, the smallest first: options of `pretrain`, such as {encoder.width: 128}.
         flops: budgets of training, auxiliary and heads included. Each is a run of its own, with its whole schedule.
         rates: of the learning rate, as in a space of `tune`: {low: 5e-4, high: 3e-2, log: true, points: 7}. Left out,
@@ -168,8 +170,8 @@ def _rates(
                 return chosen, request.check()
             found = tune(
                 "pretrain", corpus.recipe, str(folder / name / "rates" / _folder(arm)),
-                {"training.optimizer.lr": rates}, metrics.get(arm, "loss"), _options(corpus, options, smallest, flops),
-                sampler="grid", workers=workers, max_minutes=request.minutes_left(), seed=seed,
+                {"training.optimizer.lr": rates}, metrics.get(arm, "loss"),
+                _options(name, corpus, options, smallest, flops), sampler="grid", workers=workers, max_minutes=request.minutes_left(), seed=seed,
             )  # fmt: skip
             if found.stopped is not None:
                 return chosen, found.stopped
@@ -197,6 +199,10 @@ def _check(
     budgets = [*flops, *([] if tune_flops is None else [tune_flops])]
     if min(seeds, workers) < 1 or not all(0 < budget < math.inf for budget in budgets):
         raise UserError("seeds and workers must be at least 1, and budgets (flops, tune_flops) above 0")
+    for name, options in arms.items():
+        spent = options.get("spent", 0.0)
+        if not isinstance(spent, int | float) or not 0 <= spent < min(budgets):
+            raise UserError(f"arms.{name}.spent is {spent!r}; it must be FLOPs below every budget")
     for name in (reference, *metrics):
         if name not in arms:
             raise UserError(f"there is no arm {name!r}; there are {', '.join(arms)}")
@@ -218,8 +224,14 @@ def _same(folder: Path, options: Mapping[str, Any]) -> None:
         write_file(path, text)
 
 
-def _options(corpus: StudyCorpus, arm: Mapping[str, Any], size: Mapping[str, Any], flops: float) -> dict[str, Value]:
-    return {"encoder.mup": True, **corpus.options, **size, **arm, "training.flops": flops}
+def _options(
+    name: str, corpus: StudyCorpus, arm: Mapping[str, Any], size: Mapping[str, Any], flops: float
+) -> dict[str, Value]:
+    """Of `pretrain`, for an arm on a corpus of this name."""
+    left = flops - float(arm.get("spent", 0.0))
+    own = {key: value for key, value in arm.items() if key != "spent"}
+    own = {key: value.replace("{corpus}", name) if isinstance(value, str) else value for key, value in own.items()}
+    return {"encoder.mup": True, **corpus.options, **size, **own, "training.flops": left}
 
 
 def _rounds(
@@ -238,7 +250,7 @@ def _command(
 ) -> list[str]:  # fmt: skip
     """Options of `pretrain`."""
     corpus = corpora[one.corpus]
-    options = _options(corpus, arms[one.arm], sizes[one.size], one.flops)
+    options = _options(one.corpus, corpus, arms[one.arm], sizes[one.size], one.flops)
     if (one.corpus, one.arm) in rates:
         options["training.optimizer.lr"] = rates[one.corpus, one.arm]
     given = [f"--config={corpus.recipe}", *(search.as_option(key, value) for key, value in options.items())]
