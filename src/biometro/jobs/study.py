@@ -171,7 +171,8 @@ def _rates(
             found = tune(
                 "pretrain", corpus.recipe, str(folder / name / "rates" / _folder(arm)),
                 {"training.optimizer.lr": rates}, metrics.get(arm, "loss"),
-                _options(name, corpus, options, smallest, flops), sampler="grid", workers=workers, max_minutes=request.minutes_left(), seed=seed,
+                _options(name, corpus, options, smallest, flops), sampler="grid", workers=workers,
+                max_minutes=request.minutes_left(), seed=seed,
             )  # fmt: skip
             if found.stopped is not None:
                 return chosen, found.stopped
