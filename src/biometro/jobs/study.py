@@ -335,7 +335,7 @@ def _judged(
     runs = [one for one in done if one.corpus == name]
     if runs:
         models = [str(folder / name / one.name / "model") for one in runs]
-        options = [f"--tasks={json.dumps(corpus.tasks)}", f"--model={json.dumps(models)}"]
+        options = [f"--tasks={json.dumps(corpus.tasks)}", f"--model={json.dumps(models)}", "--report=false"]
         options += [] if data is None else [f"--data={data}"]
         log = folder / name / "evaluation.log"
         status = search.run_process(
