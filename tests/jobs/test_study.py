@@ -23,7 +23,7 @@ def test_recipes_name_options_and_tasks_that_there_are(path: Path) -> None:
         assert isinstance(corpus, StudyCorpus) and find(corpus.tasks)
         for arm in options["arms"].values():
             for size in options["sizes"].values():
-                given = _options("tcr", corpus, arm, size, 1e12)
+                given = _options("tcr", corpus, arm, size, min(options["flops"]))
                 recipe = path.parent.parent / corpus.recipe
                 cli.parse(["pretrain", f"--config={recipe}", *(search.as_option(k, v) for k, v in given.items())])
     assert {*(options["metrics"] or {}), options["reference"]} <= {*options["arms"]}
