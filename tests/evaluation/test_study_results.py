@@ -10,6 +10,7 @@ from xml.dom import minidom
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from biometro.evaluation.study_results import Measured, Trained, differences, publish, sentences, table, write
@@ -46,6 +47,32 @@ def test_differences_are_paired_by_seed_and_above_0_is_better() -> None:
     assert found[""].p == pytest.approx(ttest_1samp(whole, 0).pvalue)
     raw = sorted(ttest_1samp(values, 0).pvalue for values in gaps.values())
     assert sorted(found[t].p for t in gaps) == pytest.approx([2 * raw[0], max(2 * raw[0], raw[1])])
+
+
+def test_with_more_arms_the_deviation_is_that_of_all() -> None:
+    """Against ordinary least squares with a dummy for each arm and each seed."""
+    random = np.random.default_rng(1)
+    arms, seeds = ["mlm", "a", "b", "c"], range(3)
+    value = {
+        (arm, s): 0.05 * i + 0.1 * s + 0.01 * random.standard_normal() for i, arm in enumerate(arms) for s in seeds
+    }
+    some = [Measured("tcr", "S", 1e13, arm, s, "binding", "auroc", v) for (arm, s), v in value.items()]
+    design = np.array([[1.0] + [arm == a for a in arms[1:]] + [s == k for k in (1, 2)] for arm, s in value])
+    y = np.array(list(value.values()))
+    beta, rest, _, _ = np.linalg.lstsq(design, y, rcond=None)
+    freedom = len(y) - design.shape[1]
+    spread = np.sqrt(rest[0] / freedom * np.diag(np.linalg.inv(design.T @ design)))[1:4]
+    raw = 2 * student.sf(np.abs(beta[1:4] / spread), freedom)
+    found = {one.arm: one for one in differences(some, "mlm") if one.task == "binding"}
+    assert [found[a].mean for a in arms[1:]] == pytest.approx(beta[1:4])
+    order = np.argsort(raw)
+    expected = np.maximum.accumulate(np.sort(raw) * [3, 2, 1])
+    assert [found[arms[1 + i]].p for i in order] == pytest.approx(expected)
+    lacking = [r for r in some if (r.arm, r.seed) != ("c", 2)]  # tested on the seeds that all arms have
+    partly = {one.arm: one for one in differences(lacking, "mlm") if one.task == "binding"}
+    fewer = {one.arm: one for one in differences([r for r in some if r.seed != 2], "mlm") if one.task == "binding"}
+    assert [partly[a].p for a in arms[1:]] == pytest.approx([fewer[a].p for a in arms[1:]])
+    assert partly["c"].seeds == 2 and partly["a"].mean == found["a"].mean
 
 
 def test_sentences_say_what_is_clear() -> None:

@@ -23,7 +23,7 @@ def test_recipes_name_options_and_tasks_that_there_are(path: Path) -> None:
         assert isinstance(corpus, StudyCorpus) and find(corpus.tasks)
         for arm in options["arms"].values():
             for size in options["sizes"].values():
-                given = _options("tcr", corpus, arm, size, min(options["flops"]))
+                given = _options("tcr", corpus, arm, size, min(options["flops"]), 0)
                 recipe = path.parent.parent / corpus.recipe
                 cli.parse(["pretrain", f"--config={recipe}", *(search.as_option(k, v) for k, v in given.items())])
     assert {*(options["metrics"] or {}), options["reference"]} <= {*options["arms"]}
@@ -67,10 +67,10 @@ def test_a_study_from_rates_to_its_page(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_options_of_an_arm_know_the_corpus_and_what_was_spent() -> None:
-    arm = {"metro.auxiliary": "runs/{corpus}/model", "spent": 2e11, "metro.mask_rate": 0.2}
+    arm = {"metro.auxiliary": "runs/{corpus}-{seed}/model", "spent": 2e11, "metro.mask_rate": 0.2}
     corpus = StudyCorpus("r.yaml", ["bace"], {"encoder.base_width": 64})
-    assert _options("tcr", corpus, arm, {"encoder.width": 128}, 1e12) == {
-        "encoder.mup": True, "encoder.base_width": 64, "encoder.width": 128, "metro.auxiliary": "runs/tcr/model",
+    assert _options("tcr", corpus, arm, {"encoder.width": 128}, 1e12, 3) == {
+        "encoder.mup": True, "encoder.base_width": 64, "encoder.width": 128, "metro.auxiliary": "runs/tcr-3/model",
         "metro.mask_rate": 0.2, "training.flops": 8e11,
     }  # fmt: skip
 

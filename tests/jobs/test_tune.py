@@ -6,6 +6,7 @@ import csv
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -170,14 +171,25 @@ def test_points_of_a_grid_are_shared_out_once(tmp_path: Path) -> None:
     assert search.next_of(study.ask(), study, points) == points[1]
 
 
-def test_workers_never_take_one_point_at_once(tmp_path: Path) -> None:
-    """The trial with the higher number chooses first, by a hair."""
-    points = points_of(read_space({"lr": list(range(16))}))
+def test_workers_never_take_one_point_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial with the lower number looks first and says what it takes last."""
+    points = points_of(read_space({"lr": [1, 2]}))
     study = search.open_study(f"sqlite:///{tmp_path / 's.db'}", "s", "minimize", "grid", "none", 0, 0)
-    trials = [study.ask() for _ in points][::-1]
-    with ThreadPoolExecutor(4) as pool:
-        taken = list(pool.map(lambda trial: search.next_of(trial, study, points), trials))
-    assert sorted(point["lr"] for point in taken if point is not None) == list(range(16))
+    low, high = study.ask(), study.ask()
+    held, looked = search._held, threading.Event()
+
+    def slowly(study: Any) -> Any:
+        found = held(study)
+        if not looked.is_set():
+            looked.set()
+            time.sleep(0.3)
+        return found
+
+    monkeypatch.setattr(search, "_held", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(search.next_of, low, study, points)
+        looked.wait()
+        assert search.next_of(high, study, points) == {"lr": 2} and first.result() == {"lr": 1}
 
 
 def test_what_another_process_writes_is_not_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from biometro.alphabet import PROTEIN
 from biometro.alphabet.immune import ANTIBODY
 from biometro.data.batch import Batch
 from biometro.errors import UserError
+from biometro.files import sha256_of
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import EncoderConfig
 from biometro.model.load import load
@@ -22,6 +24,7 @@ from biometro.objectives.corruption import generator_for
 from biometro.objectives.metro import Metro, MetroConfig
 from biometro.objectives.mlm import MLM, MLMConfig
 from biometro.objectives.pretraining import for_alphabet, pretraining
+from biometro.training import planner
 from conftest import packed_of, random_sequences
 
 SHAPE = for_alphabet(EncoderConfig(width=32, depth=2, head_size=8, dropout=0.1), PROTEIN)
@@ -106,6 +109,8 @@ def test_the_temperature_falls_from_its_start_to_its_end(filler: Path) -> None:
     for share in (0.0, 0.1, 1.0):
         goal.at(share)
         found.append(goal.temperature)
+    goal.at(0.0)
+    assert goal.eval().temperature == 1.0  # of validation
     assert found == pytest.approx([2.0, 1 + 1 / math.e, 1.0], abs=1e-4)
     accuracy = []
     for temperature in (50.0, 0.001):  # nearly uniform; nearly the most probable
@@ -142,6 +147,22 @@ def test_mistakes_are_said(filler: Path, tmp_path: Path) -> None:
         metro(auxiliary=str(tmp_path / "bare"))
 
 
+def test_plan_takes_a_frozen_one_for_what_it_is(filler: Path) -> None:
+    free = metro(auxiliary=str(filler), embeddings="separate")
+    frozen = metro(auxiliary=str(filler), embeddings="separate", auxiliary_frozen=True)
+    packed = batch().sequence
+    parts = {name: planner.forward_flops(goal, packed) for name, goal in (("free", free), ("frozen", frozen))}
+    assert sum(parts["frozen"].values()) == pytest.approx(frozen.flops(batch()))
+    assert parts["frozen"]["auxiliary"] == pytest.approx(parts["free"]["auxiliary"] / 3)
+    assert 0 < parts["frozen"]["heads"] < parts["free"]["heads"]
+    how = planner.Arithmetic()
+    learnt = sum(p.numel() for p in frozen.parameters() if p.requires_grad)
+    a, b = (planner.memory(goal, how, 1000, gpu=False) for goal in (free, frozen))
+    assert a.weights == b.weights and b.optimizer == 8 * learnt < a.optimizer and b.gradients == 4 * learnt
+    kept = planner.activation_bytes(frozen, how, 1000)
+    assert "auxiliary" not in kept and b.activations < a.activations
+
+
 def test_a_run_keeps_it_and_goes_on_only_with_the_same(
     filler: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +181,10 @@ def test_a_run_keeps_it_and_goes_on_only_with_the_same(
         assert torch.equal(a, b), name
     assert "as it is" in made.facts["auxiliary"] and "not in the FLOPs" in made.facts["auxiliary"]
     assert cli.main(["plan", *command[1:]]) == 0
+    before = sha256_of(tmp_path / "run" / "model" / "model.safetensors")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000004")  # step 2's checkpoint lacks it
+    assert cli.main(command) == 0
+    assert sha256_of(tmp_path / "run" / "model" / "model.safetensors") == before
     with torch.no_grad():
         source.encoder.embedding.weight.add_(1)
     source.save(here)

@@ -68,9 +68,11 @@ class Trained:
 class Difference:
     """An arm against the reference in one cell, on one task or ("") on the mean of all.
 
-    mean, deviation: of the paired differences over `seeds` seeds; deviation NaN of one. p: of a paired t-test,
-    corrected for all arms of the cell and its tasks (Holm), or for the arms alone where the task is ""; NaN of fewer
-    than two seeds.
+    mean, deviation: of the differences seed by seed, over `seeds` seeds; deviation NaN of one.
+    p: two-sided, that the mean is 0, by the analysis of variance with seeds as blocks (R. A. Fisher): the variance of a
+    difference is taken from all arms of the cell, which three seeds of two arms could not tell. Corrected (Holm) for
+    all arms of the cell and its tasks, or for the arms alone where the task is "". NaN of fewer than two seeds that all
+    arms have.
     """
 
     corpus: str
@@ -109,32 +111,50 @@ def differences(rows: Sequence[Measured], reference: str) -> list[Difference]:
     for (corpus, size, flops), here in cells(rows).items():
         signed = {(r.arm, r.task, r.seed): r.value if r.larger_is_better else -r.value for r in here}
         tasks = list(dict.fromkeys(r.task for r in here))
-        arms = [arm for arm in dict.fromkeys(r.arm for r in here) if arm != reference]
+        arms = list(dict.fromkeys(r.arm for r in here))
         seeds = sorted({r.seed for r in here})
         for group in ([""], tasks):
-            made = []
-            for arm in arms:
-                for task in group:
-                    over = [task] if task else tasks
-                    gaps = [
-                        float(np.mean([signed[arm, t, s] - signed[reference, t, s] for t in over]))
-                        for s in seeds
-                        if all((a, t, s) in signed for a in (arm, reference) for t in over)
-                    ]
-                    if gaps:
-                        deviation = float(np.std(gaps, ddof=1)) if len(gaps) > 1 else math.nan
-                        made.append((Difference(corpus, size, flops, arm, task, float(np.mean(gaps)), deviation,
-                                                len(gaps)), _p(gaps)))  # fmt: skip
-            corrected = holm([p for _, p in made])
-            found += [replace(one, p=p) for (one, _), p in zip(made, corrected, strict=True)]
+            made, raw = [], []
+            for task in group:
+                over = [task] if task else tasks
+                figures = {
+                    arm: {s: float(np.mean([signed[arm, t, s] for t in over])) for s in seeds
+                          if all((arm, t, s) in signed for t in over)}
+                    for arm in arms
+                }  # fmt: skip
+                error, freedom, blocks = _error({arm: known for arm, known in figures.items() if known})
+                for arm in arms:
+                    both = [s for s in figures[arm] if s in figures.get(reference, {})]
+                    if arm == reference or not both:
+                        continue
+                    gaps = [figures[arm][s] - figures[reference][s] for s in both]
+                    deviation = float(np.std(gaps, ddof=1)) if len(gaps) > 1 else math.nan
+                    made.append(Difference(corpus, size, flops, arm, task, float(np.mean(gaps)), deviation, len(gaps)))
+                    raw.append(_p(float(np.mean([figures[arm][s] - figures[reference][s] for s in blocks])),
+                               error, freedom, len(blocks)) if blocks else math.nan)  # fmt: skip
+            found += [replace(one, p=p) for one, p in zip(made, holm(raw), strict=True)]
     return found
 
 
-def _p(gaps: Sequence[float]) -> float:
-    """Two-sided, of a mean of 0."""
-    from scipy.stats import ttest_1samp
+def _error(figures: Mapping[str, Mapping[int, float]]) -> tuple[float, int, list[int]]:
+    """Residual mean square of arms by seeds without their interaction, its degrees of freedom, and the seeds that all
+    arms have, from which it is taken."""
+    blocks = sorted(set.intersection(*({*known} for known in figures.values()))) if figures else []
+    table_AS = np.array([[known[s] for s in blocks] for known in figures.values()])
+    freedom = (len(figures) - 1) * (len(blocks) - 1)
+    if freedom < 1:
+        return math.nan, 0, blocks
+    rest_AS = table_AS - table_AS.mean(1, keepdims=True) - table_AS.mean(0) + table_AS.mean()
+    return float((rest_AS**2).sum()) / freedom, freedom, blocks
 
-    return float(ttest_1samp(gaps, 0.0).pvalue) if len(gaps) > 1 and np.ptp(gaps) > 0 else math.nan
+
+def _p(mean: float, error: float, freedom: int, seeds: int) -> float:
+    """Two-sided, of a difference of two arms' means over so many seeds."""
+    from scipy.stats import t
+
+    if not error > 0:
+        return math.nan
+    return float(2 * t.sf(abs(mean) / math.sqrt(2 * error / seeds), freedom))
 
 
 def table(rows: Sequence[Measured]) -> str:

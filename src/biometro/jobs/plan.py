@@ -21,7 +21,7 @@ from biometro.data.corpus import Corpus, Shard, Split
 from biometro.data.loader import Loader, PackingConfig
 from biometro.errors import UserError
 from biometro.model.encoder import EncoderConfig
-from biometro.objectives.metro import MetroConfig
+from biometro.objectives.metro import Metro, MetroConfig
 from biometro.objectives.mlm import MLMConfig
 from biometro.objectives.objective import Objective
 from biometro.objectives.pretraining import Pretraining, for_alphabet, pretraining
@@ -32,6 +32,7 @@ from biometro.training.trainer import TrainingConfig
 
 GpuName = Literal["h100", "h200", "a100", "l40s", "a10g", "v100", "t4", "mi300x", "cpu"]
 _SPREAD = 0.65  # of log length: 5 % below 100, 95 % below 840 residues where half are below 283, as in Swiss-Prot
+_FROZEN = " (frozen)"
 _ASSUMED = 200_000  # sequences that stand for a corpus that is not there
 
 
@@ -264,7 +265,9 @@ def _figures(
     share = mfu or (planner.assumed_mfu(sum(p.numel() for p in main.parameters())) if on_gpu else planner.CPU_MFU)
     how = dataclasses.replace(machine.how, recompute=chosen.recompute)
     forward = sum(work.forward.values())
-    done = 3 * forward + (forward - work.forward["heads"] if chosen.recompute else 0.0)
+    frozen = isinstance(goal, Metro) and goal.config.auxiliary_frozen
+    once = work.forward["heads"] + (work.forward["auxiliary"] if frozen else 0.0)
+    done = 3 * forward + (forward - once if chosen.recompute else 0.0)
     each = -(-training.accumulate // gpus)
     compute = each * work.mean * done / (machine.peak * share)
     sent = planner.traffic(work.parameters, how, chosen.sharding, gpus, each).seconds(machine.link, net)
@@ -273,7 +276,7 @@ def _figures(
     hours = training.steps * step / 3600
     sizes: dict[str, int] = {}
     for name, parameter in goal.named_parameters():
-        part = name.split(".")[0]
+        part = name.split(".")[0] + ("" if parameter.requires_grad else _FROZEN)
         sizes[part] = sizes.get(part, 0) + parameter.numel()
     assumptions = [f"{share:.2f} of {machine.peak / 1e12:,.4g} TFLOP/s"]
     if on_gpu and mfu is None:
@@ -303,7 +306,7 @@ def _figures(
         gpu_hours=hours * gpus,
         cost=None if price is None else price * hours * gpus,
         kilowatt_hours=None if machine.watts is None else hours * gpus * machine.watts / 1000,
-        checkpoint=12.0 * work.parameters,
+        checkpoint=12.0 * planner.trained(goal),
         assumptions=assumptions,
         warnings=[*machine.warnings, *_warnings(work, layouts, gpus, compute, sent)],
     )
@@ -349,7 +352,8 @@ def _show(plan: Plan, machine: Machine, gpus: int) -> None:
     table = Table("module", "parameters", title="Model", title_justify="left")
     for name, count in plan.parameters.items():
         table.add_row(name, f"{count:,}")
-    table.add_row("all (trained)", f"{sum(plan.parameters.values()):,}")
+    learnt = sum(count for name, count in plan.parameters.items() if not name.endswith(_FROZEN))
+    table.add_row("all (trained)", f"{learnt:,}")
     for name, flops in plan.forward.items():
         table.add_row(f"{name}: MFLOP per token, forward", f"{flops / 1e6:,.1f}")
     table.add_row("all: MFLOP per token, training (3 x)", f"{3 * sum(plan.forward.values()) / 1e6:,.1f}")

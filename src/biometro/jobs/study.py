@@ -104,7 +104,8 @@ def study(
     Args:
         run: folder; made, or gone on with.
         corpora: by name.
-        arms: what is compared, by name: options of `pretrain`, by dotted name; {corpus} in one is the corpus' name.
+        arms: what is compared, by name: options of `pretrain`, by dotted name; {corpus} and {seed} in one are the run's
+            (of the search of rates the first seed).
             `spent` is no option but FLOPs that went into an arm before, such as those of its pretrained auxiliary: they
             are taken off every budget.
         sizes: by name, the smallest first: options of `pretrain`, such as {encoder.width: 128}.
@@ -171,7 +172,7 @@ def _rates(
             found = tune(
                 "pretrain", corpus.recipe, str(folder / name / "rates" / _folder(arm)),
                 {"training.optimizer.lr": rates}, metrics.get(arm, "loss"),
-                _options(name, corpus, options, smallest, flops), sampler="grid", workers=workers,
+                _options(name, corpus, options, smallest, flops, seed), sampler="grid", workers=workers,
                 max_minutes=request.minutes_left(), seed=seed,
             )  # fmt: skip
             if found.stopped is not None:
@@ -226,12 +227,15 @@ def _same(folder: Path, options: Mapping[str, Any]) -> None:
 
 
 def _options(
-    name: str, corpus: StudyCorpus, arm: Mapping[str, Any], size: Mapping[str, Any], flops: float
+    name: str, corpus: StudyCorpus, arm: Mapping[str, Any], size: Mapping[str, Any], flops: float, seed: int
 ) -> dict[str, Value]:
     """Of `pretrain`, for an arm on a corpus of this name."""
+
+    def filled(value: Any) -> Any:
+        return value.replace("{corpus}", name).replace("{seed}", str(seed)) if isinstance(value, str) else value
+
     left = flops - float(arm.get("spent", 0.0))
-    own = {key: value for key, value in arm.items() if key != "spent"}
-    own = {key: value.replace("{corpus}", name) if isinstance(value, str) else value for key, value in own.items()}
+    own = {key: filled(value) for key, value in arm.items() if key != "spent"}
     return {"encoder.mup": True, **corpus.options, **size, **own, "training.flops": left}
 
 
@@ -251,7 +255,7 @@ def _command(
 ) -> list[str]:  # fmt: skip
     """Options of `pretrain`."""
     corpus = corpora[one.corpus]
-    options = _options(one.corpus, corpus, arms[one.arm], sizes[one.size], one.flops)
+    options = _options(one.corpus, corpus, arms[one.arm], sizes[one.size], one.flops, one.seed)
     if (one.corpus, one.arm) in rates:
         options["training.optimizer.lr"] = rates[one.corpus, one.arm]
     given = [f"--config={corpus.recipe}", *(search.as_option(key, value) for key, value in options.items())]
@@ -273,7 +277,9 @@ def _train_all(
             return _train(folder, one, commands[one], threads, stop, console)
         except (UserError, _StoppedError) as error:
             failed.append(error)
-            return False
+        except OSError as error:  # the log, the folder
+            failed.append(UserError(f"{folder / one.corpus}: cannot be used ({error.strerror or error})"))
+        return False
 
     threads = max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else None
     with ThreadPoolExecutor(workers) as pool:

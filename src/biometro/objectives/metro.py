@@ -43,7 +43,8 @@ class MetroConfig:
         auxiliary_width: its width; default that of the main model. ELECTRA: full depth and a quarter of the width.
         auxiliary: folder of a model of the same alphabet, pretrained by MLM (or METRO, of which the auxiliary is
             taken): the auxiliary has its shape and starts from its weights.
-        auxiliary_frozen: and keeps them. Its training is not part of this run's FLOPs.
+        auxiliary_frozen: and keeps them. Its training is not part of this run's FLOPs. One that is trained further
+            keeps its own muP base, too.
         temperature: of sampling.
         temperature_from: what it is at the start. It falls to `temperature`, the difference by a factor of e in each
             tenth of the steps.
@@ -166,9 +167,9 @@ class Metro(Objective):
 
     @property
     def temperature(self) -> float:
-        """Of sampling, at this point of the training."""
+        """Of sampling, at this point of the training; of validation its last one, so that figures can be compared."""
         last, first = self.config.temperature, self.config.temperature_from
-        return last if first is None else last + (first - last) * math.exp(-10.0 * self.behind)
+        return last if first is None or not self.training else last + (first - last) * math.exp(-10.0 * self.behind)
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> Batch:
         packed = batch.sequence

@@ -110,7 +110,8 @@ class Objective(nn.Module):
         return None
 
     def flops(self, batch: Batch) -> float:
-        """Floating-point operations of one forward pass over a clean batch (training costs three times that)."""
+        """A third of the floating-point operations of training on a clean batch: those of one forward pass, but for
+        what has no backward pass."""
         raise NotImplementedError
 
     def derive(self, means: dict[str, float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from biometro.alphabet import Alphabet
 from biometro.errors import UserError
+from biometro.model.attention import Backend
 from biometro.model.encoder import Encoder, EncoderConfig
 from biometro.model.heads import VocabularyHead
 from biometro.model.load import load
@@ -28,11 +29,11 @@ def pretraining(
     """A fresh one of this name, for an encoder of the alphabet. Raises UserError for an auxiliary that is none."""
     if name == "mlm":
         return MLM(encoder, alphabet, mlm)
-    opened = None if metro.auxiliary is None else _auxiliary(metro.auxiliary, alphabet)
+    opened = None if metro.auxiliary is None else _auxiliary(metro.auxiliary, alphabet, encoder.attention)
     return Metro(encoder, alphabet, metro, opened)
 
 
-def _auxiliary(folder: str, alphabet: Alphabet) -> tuple[Encoder, VocabularyHead]:
+def _auxiliary(folder: str, alphabet: Alphabet, attention: Backend) -> tuple[Encoder, VocabularyHead]:
     """What fills in masked residues in a model folder. Raises UserError where there is none of the alphabet."""
     bundle = load(folder)
     role, head = ("auxiliary", "auxiliary_vocabulary") if "auxiliary" in bundle.modules else ("encoder", "vocabulary")
@@ -41,6 +42,6 @@ def _auxiliary(folder: str, alphabet: Alphabet) -> tuple[Encoder, VocabularyHead
         raise UserError(f"{folder}: metro.auxiliary must be a whole model with a head over tokens")
     if not isinstance(bundle.alphabet, Alphabet) or bundle.alphabet.to_json() != alphabet.to_json():
         raise UserError(f"{folder}: its tokens are not those of the corpus; metro.auxiliary must be of one alphabet")
-    plain = Encoder(replace(encoder.config, dropout=0.0))
-    plain.load_state_dict(encoder.state_dict())
+    plain = Encoder(replace(encoder.config, dropout=0.0, attention=attention))
+    plain.load_state_dict(encoder.state_dict(), assign=True)
     return plain, vocabulary

@@ -154,8 +154,10 @@ def activation_bytes(goal: Objective, how: Arithmetic, tokens: float, run_pairs:
     parts = {"main": encoder_bytes(main.config, how, tokens, run_pairs)}
     if not isinstance(goal, Metro):
         return {**parts, "heads": tokens * rate * _vocabulary_bytes(vocabulary, how)}
-    heads = rate * _vocabulary_bytes(goal.auxiliary_vocabulary, how) + _token_bytes(goal.rtd, how)
-    heads += _restored(goal) * _vocabulary_bytes(vocabulary, how)
+    heads = _token_bytes(goal.rtd, how) + _restored(goal) * _vocabulary_bytes(vocabulary, how)
+    if goal.config.auxiliary_frozen:  # keeps nothing
+        return {**parts, "heads": tokens * heads}
+    heads += rate * _vocabulary_bytes(goal.auxiliary_vocabulary, how)
     auxiliary = encoder_bytes(goal.auxiliary.config, how, tokens, run_pairs)
     return {"auxiliary": auxiliary, **parts, "heads": tokens * heads}
 
@@ -182,7 +184,7 @@ def working_bytes(goal: Objective, how: Arithmetic, tokens: float) -> float:
 class Memory:
     """Bytes on one GPU.
 
-    weights, gradients, optimizer: float32, 4 + 4 + 8 for a parameter, divided among the shards.
+    weights, gradients, optimizer: float32, 4 for a parameter, 4 + 8 for one that learns, divided among the shards.
     copies: weights in the precision of matrix products: all of them (autocast keeps its casts for the whole step), or
     under sharding two gathered blocks, and one block's whole gradient.
     activations, working: of one micro-batch. batches: the step's prepared micro-batches.
@@ -225,10 +227,16 @@ def memory(
     kept = sum(activation_bytes(goal, how, tokens, run_pairs).values())
     working = working_bytes(goal, how, tokens)
     batches = 60.0 * tokens * micro_batches  # clean and corrupted tokens, positions, places, noise of sampling
-    needed = (16 * parameters / shards) + copies + kept + working + batches
-    overhead = 2e9 + 0.05 * needed if gpu else 0.0
     part = 4.0 * parameters / shards
-    return Memory(part, part, 2 * part, copies, kept, working, batches, overhead)
+    learnt = 4.0 * trained(goal) / shards
+    needed = part + 3 * learnt + copies + kept + working + batches
+    overhead = 2e9 + 0.05 * needed if gpu else 0.0
+    return Memory(part, learnt, 2 * learnt, copies, kept, working, batches, overhead)
+
+
+def trained(goal: Objective) -> int:
+    """Parameters that learn."""
+    return sum(p.numel() for p in goal.parameters() if p.requires_grad)
 
 
 def blocks(goal: Objective) -> list[nn.Module]:
@@ -237,8 +245,11 @@ def blocks(goal: Objective) -> list[nn.Module]:
 
 
 def forward_flops(goal: Objective, packed: Packed) -> dict[str, float]:
-    """Floating-point operations of one forward pass by part, as `Objective.flops` counts them."""
-    parts = {"auxiliary": goal.auxiliary.flops(packed)} if isinstance(goal, Metro) else {}
+    """A third of what training takes, by part, as `Objective.flops` counts it: the operations of one forward pass, but
+    a third of them for a frozen auxiliary."""
+    parts = {}
+    if isinstance(goal, Metro):
+        parts["auxiliary"] = goal.auxiliary.flops(packed) / (3 if goal.config.auxiliary_frozen else 1)
     if isinstance(main := getattr(goal, "encoder", None), Encoder):
         parts["main"] = main.flops(packed)
     return {**parts, "heads": goal.flops(Batch({"sequence": packed})) - sum(parts.values())}

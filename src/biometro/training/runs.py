@@ -62,8 +62,6 @@ def _compare(path: Path, recipe: dict[str, Any], first: str, what: str, free: Co
         raise UserError(f"{error}; choose another run folder") from error
     if not isinstance(begun, dict):
         raise UserError(f"{path}: is no recipe any more; choose another run folder")
-    if not text.startswith(first):
-        raise UserError(f"{path.parent} was begun on another {what}, or {recipe['data']} has changed since")
     differences = [
         f"{key}: {old!r} then, {new!r} now"
         for key, (old, new) in _differences(begun, recipe).items()
@@ -73,6 +71,8 @@ def _compare(path: Path, recipe: dict[str, Any], first: str, what: str, free: Co
         raise UserError(
             f"{path.parent} was begun with other options ({'; '.join(differences)}); choose another run folder"
         )
+    if not text.startswith(first):
+        raise UserError(f"{path.parent} was begun on another {what}, or {recipe['data']} has changed since")
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -82,7 +82,7 @@ def _differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, A
     """
     if isinstance(old, dict) and isinstance(new, dict):
         found: dict[str, tuple[Any, Any]] = {}
-        for key in [*old, *(key for key in new if key not in old and new[key] not in (None, False))]:
+        for key in [*old, *(key for key in new if key not in old and new[key] is not None and new[key] is not False)]:
             found |= _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
         return found
     return {} if old == new else {prefix: (old, new)}
