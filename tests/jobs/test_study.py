@@ -61,6 +61,13 @@ def test_a_study_from_rates_to_its_page(recipe: Path, tmp_path: Path) -> None:
     assert "rtd does not differ clearly from mlm" in page and "under way" not in page
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("families/*/metrics.jsonl")}
     assert len(before) == 2
+    same = study(**options(recipe, tmp_path / "t", flops=[5e7]))  # the budget of the search
+    for arm in ("mlm", "rtd"):
+        trials = (tmp_path / "t" / "families" / "rates" / arm / "trials").glob("*/seed-0/metrics.jsonl")
+        taken = (tmp_path / "t" / "families" / f"S-5e+07-{arm}-0" / "metrics.jsonl").read_text()
+        assert taken in [trial.read_text() for trial in trials]
+        assert not (tmp_path / "t" / "families" / f"S-5e+07-{arm}-0.log").exists()  # no run of its own
+    assert {row.arm for row in same.rows if not row.baseline} == {"mlm", "rtd"}
     again = study(**options(recipe, tmp_path / "s", seeds=2, workers=2))
     assert {row.seed for row in again.rows if not row.baseline} == {0, 1}
     assert all(p.stat().st_mtime_ns == when for p, when in before.items())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from rich.console import Console
 from biometro.errors import UserError
 from biometro.evaluation import study_results
 from biometro.evaluation.study_results import Measured, Trained
-from biometro.files import write_file
+from biometro.files import new_folder, write_file
 from biometro.jobs.tune import tune
 from biometro.training import search
 from biometro.training.search import Value
@@ -140,6 +141,9 @@ def study(
         rounds = _rounds(corpora, arms, sizes, flops, seeds, seed) if stopped is None else ()
         try:
             for group in rounds:
+                for one in group:
+                    if (one.size, one.flops, one.seed) == (next(iter(sizes)), tune_flops, seed):
+                        _take_trial(folder, one, chosen[one.corpus, one.arm])
                 commands = {one: _command(one, corpora, arms, sizes, chosen) for one in group}
                 done += _train_all(folder, commands, workers, request, console)
                 rows = [row for name in corpora for row in _judged(folder, name, corpora[name], done, data, request)]
@@ -260,6 +264,16 @@ def _command(
         options["training.optimizer.lr"] = rates[one.corpus, one.arm]
     given = [f"--config={corpus.recipe}", *(search.as_option(key, value) for key, value in options.items())]
     return [*given, f"--seed={one.seed}", "--report=false"]
+
+
+def _take_trial(folder: Path, one: _Run, rate: float) -> None:
+    """A run that the search of rates has made: its best trial is the same run, with the same seed."""
+    point = search.name_of({"training.optimizer.lr": rate})
+    trial = folder / one.corpus / "rates" / _folder(one.arm) / "trials" / point / f"seed-{one.seed}"
+    place = folder / one.corpus / one.name
+    if _is_done(trial) and not place.exists():
+        with new_folder(place) as work:
+            shutil.copytree(trial, work, dirs_exist_ok=True)
 
 
 def _train_all(
