@@ -329,6 +329,10 @@ def test_schedules(schedule: Any) -> None:
     if schedule == "cosine":
         assert rates[54] == pytest.approx(2 * (0.1 + 0.9 * 0.5))
         assert rates[20] > 1.9
+    share = replace(config, warmup=0.1)
+    assert rates == [learning_rate(share, step, 100) for step in range(100)]
+    with pytest.raises(UserError, match=r"warmup is 1\.5"):
+        replace(config, warmup=1.5)
     if schedule == "warmup_stable_decay":
         assert rates[10:80] == [2.0] * 70 and rates[89] == pytest.approx(2 * (0.1 + 0.9 * 0.5))
 

@@ -28,7 +28,7 @@ class OptimizerConfig:
             best weights so far with a fresh optimizer, and divides the learning rate by `stage_divisor`).
         stages: of staged.
         stage_divisor: of staged.
-        warmup: steps from 0 to the peak, linearly.
+        warmup: steps from 0 to the peak, linearly; below 1 a share of all steps.
         decay: share of all steps that warmup_stable_decay spends decaying.
         final: the last learning rate, as a share of the peak.
         weight_decay: decoupled; on matrices only, not on biases and norms.
@@ -44,7 +44,7 @@ class OptimizerConfig:
     schedule: Literal["linear", "cosine", "warmup_stable_decay", "constant", "staged"] = "linear"
     stages: int = 3
     stage_divisor: float = 10.0
-    warmup: int = 100
+    warmup: int | float = 100
     decay: float = 0.2
     final: float = 0.0
     weight_decay: float = 0.01
@@ -67,6 +67,8 @@ class OptimizerConfig:
             raise UserError("optimizer.stages and optimizer.stage_divisor must be at least 1")
         if min(self.warmup, self.weight_decay, self.clip) < 0:
             raise UserError("optimizer.warmup, weight_decay and clip must be at least 0")
+        if self.warmup >= 1 and self.warmup != int(self.warmup):
+            raise UserError(f"optimizer.warmup is {self.warmup}; it is a number of steps, or a share of them below 1")
 
 
 class Joined:
@@ -121,16 +123,17 @@ def build(objective: Objective, config: OptimizerConfig) -> Joined:
 def learning_rate(config: OptimizerConfig, step: int, steps: int, stage: int = 0) -> float:
     """The learning rate of step 0, 1, ..., steps - 1; under `staged`, of such a step within stage 0, 1, ..."""
     peak = config.lr / config.stage_divisor**stage
-    if step < config.warmup:
-        return peak * (step + 1) / config.warmup
+    warmup = config.warmup if config.warmup >= 1 else round(config.warmup * steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
     if config.schedule in ("constant", "staged"):
         return peak
     if config.schedule == "warmup_stable_decay":
         length = max(1, round(config.decay * steps))
-        begin = max(steps - length, config.warmup)
+        begin = max(steps - length, warmup)
         done = max(0.0, (step - begin + 1) / max(1, steps - begin))
     else:
-        done = (step - config.warmup + 1) / max(1, steps - config.warmup)
+        done = (step - warmup + 1) / max(1, steps - warmup)
     done = min(done, 1.0)
     share = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else 1 - done
     return config.lr * (config.final + (1 - config.final) * share)
