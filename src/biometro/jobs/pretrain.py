@@ -109,9 +109,10 @@ def pretrain(
         validation = _validation(corpus, packing, seed, training.valid_batches)
         folder = Path(run)
         with ExitStack() as held:  # after all that may still refuse the options
+            auxiliary = metro.auxiliary if objective == "metro" else None
             what, digest = "corpus", corpus.digest
-            if objective == "metro" and metro.auxiliary is not None:
-                what, digest = "corpus or auxiliary", f"{digest} {fingerprint(metro.auxiliary)}"
+            if auxiliary is not None:
+                what, digest = "corpus or auxiliary", f"{digest} {fingerprint(auxiliary)}"
             world.first(lambda: runs.begin(folder, recipe, what, digest, _FREE, held))
             outcome = train(
                 goal, loader.batch, training, folder, seed=seed, world=world, validation=validation, recipe=recipe,
@@ -127,9 +128,9 @@ def pretrain(
                     whole = build()
                     read_weights(checkpoint.folders(folder / "checkpoints")[-1], whole)
                 facts = _facts(corpus, whole, outcome, objective, training, world)
-                if what != "corpus":
+                if auxiliary is not None:
                     kept = "as it is" if metro.auxiliary_frozen else "trained further"
-                    facts["auxiliary"] = f"from {metro.auxiliary}, {kept}; what it had cost is not in the FLOPs above"
+                    facts["auxiliary"] = f"from {auxiliary}, {kept}; what it had cost is not in the FLOPs above"
                 bundle = Bundle(alphabet, whole.bundle_modules(), recipe=recipe, facts=facts, crop=packing.crop)
                 return _leave(folder, corpus, bundle, outcome, request, world.device, report)
 

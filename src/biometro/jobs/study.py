@@ -298,8 +298,8 @@ def _train_all(
     threads = max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else None
     with ThreadPoolExecutor(workers) as pool:
         there = list(pool.map(train, commands))
-    for error in sorted(failed, key=lambda error: isinstance(error, _StoppedError)):  # a mistake is worth more words
-        raise error
+    if failed:  # a mistake before a stop, which it made
+        raise min(failed, key=lambda error: isinstance(error, _StoppedError))
     return [one for one, trained in zip(commands, there, strict=True) if trained]
 
 
@@ -332,10 +332,11 @@ def _trained(folder: Path, runs: Iterable[_Run]) -> list[Trained]:
     """What the runs that are done came to."""
     found = []
     for one in runs:
-        last = [row for row in read_metrics(folder / one.corpus / one.name / "metrics.jsonl") if "step" in row]
-        train = [row for row in last if row.get("split") == "train"]
-        valid = [row for row in last if row.get("split") == "valid"]
-        if _is_done(folder / one.corpus / one.name) and train:
+        place = folder / one.corpus / one.name
+        rows = read_metrics(place / "metrics.jsonl")
+        train = [row for row in rows if row.get("split") == "train"]
+        valid = [row for row in rows if row.get("split") == "valid"]
+        if _is_done(place) and train:
             figures = {name: float(v) for name, v in (valid[-1] if valid else {}).items() if isinstance(v, float)}
             steps, tokens = int(train[-1]["step"]), int(train[-1]["tokens"])
             found.append(Trained(one.corpus, one.size, one.flops, one.arm, one.seed, steps, tokens, figures))

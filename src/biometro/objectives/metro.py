@@ -141,9 +141,10 @@ class Metro(Objective):
             for module in pretrained:
                 module.requires_grad_(not config.auxiliary_frozen)
         if config.embeddings == "tied":
-            if pretrained is not None:
+            if pretrained is None:
+                self.auxiliary.embedding = self.encoder.embedding
+            else:
                 self.encoder.embedding = self.auxiliary.embedding
-            self.auxiliary.embedding = self.encoder.embedding
         elif config.embeddings == "disentangled":
             self.encoder.embedding = DisentangledEmbedding(self.auxiliary.embedding)  # type: ignore[assignment]
         self.vocabulary = VocabularyHead(head)
