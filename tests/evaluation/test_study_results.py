@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from pathlib import Path
 from xml.dom import minidom
 
@@ -116,6 +117,10 @@ def test_the_page_and_what_is_published(tmp_path: Path) -> None:
     ):
         assert text in page
     minidom.parse(str(tmp_path / "docs" / "results-tcr.svg"))  # XML in its own right, not a part of a page
+    picture = (tmp_path / "docs" / "results-tcr.svg").read_text()  # of one budget: its points lie within it
+    width = float(picture.split('viewBox="0 0 ')[1].split()[0])
+    places = [float(x) for x in re.findall(r'<use [^>]* x="([^"]+)"', picture)]
+    assert len(places) > 8 and all(0 < x < width for x in places)
     found = list(csv.DictReader(io.StringIO((tmp_path / "docs" / "results.csv").read_text())))
     assert len(found) == 18 and found[0]["value"] == f"{rows(0.1)[0].value:.6g}"
     runs = list(csv.DictReader(io.StringIO((tmp_path / "docs" / "results-runs.csv").read_text())))

@@ -189,10 +189,11 @@ def sentences(found: Sequence[Difference], reference: str) -> list[str]:
             clear = [one for one in row if one.clear]
             where = f"{corpus}, {size}: {arm}"
             if not clear:
-                least, most = min(one.mean for one in row), max(one.mean for one in row)
+                gaps = sorted({f"{one.mean:+.3f}" for one in row}, key=float)
+                gaps = gaps if len(gaps) == 1 else [gaps[0], gaps[-1]]
                 said.append(
-                    f"{where} does not differ clearly from {reference} at any budget (mean differences "
-                    f"{least:+.3f} to {most:+.3f}, seeds: {max(one.seeds for one in row)})"
+                    f"{where} does not differ clearly from {reference} at any budget (mean difference "
+                    f"{' to '.join(gaps)}, seeds: {max(one.seeds for one in row)})"
                 )
             else:
                 parts = [f"{'better' if one.mean > 0 else 'worse'} at {one.flops:.3g} FLOPs ({_gap(one)}, "
@@ -294,11 +295,11 @@ def _cell(values: Sequence[float]) -> str:
 
 def curves(rows: Sequence[Measured]) -> str:
     """Mean over tasks against FLOPs, a line for each arm (colour) and size (style), with deviations over seeds; the
-    best baseline's mean is dashed. All figures signed so that more is better."""
+    best baseline's mean is dashed. All figures signed so that more is better. Lines stand a little apart."""
     models = [row for row in rows if not row.baseline]
     tasks = {row.task for row in models}
     with matplotlib.rc_context(plots.STYLE):
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(7.6, 3.4), layout="constrained")
         axes = figure.add_subplot(xlabel="training FLOPs", ylabel="mean over tasks", xscale="log")
         arms, sizes = (list(dict.fromkeys(getattr(row, name) for row in models)) for name in ("arm", "size"))
         for arm, (colour, _) in zip(arms, LOOKS * len(arms), strict=False):
@@ -307,7 +308,7 @@ def curves(rows: Sequence[Measured]) -> str:
                 for flops in sorted({row.flops for row in models}):
                     each = _means([r for r in models if (r.arm, r.size, r.flops) == (arm, size, flops)], tasks)
                     if each:
-                        x.append(flops)
+                        x.append(flops * 1.015 ** (len(axes.containers) - len(arms) * len(sizes) / 2))
                         y.append(float(np.mean(each)))
                         bars.append(float(np.std(each, ddof=1)) if len(each) > 1 else 0.0)
                 if x:
@@ -316,7 +317,9 @@ def curves(rows: Sequence[Measured]) -> str:
         best = [float(np.mean(v)) for v in _baselines(rows, tasks).values()]
         if best:
             axes.axhline(max(best), color=GREY, linestyle="--", linewidth=1, label="best baseline")
-        axes.legend(fontsize=7, frameon=False)
+        budgets = [row.flops for row in models]
+        axes.set_xlim(min(budgets) / 1.5, max(budgets) * 1.5)  # one budget alone would have no width
+        figure.legend(loc="outside right upper", fontsize=7, frameon=False)
         return plots.to_svg(figure)
 
 
