@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from pathlib import Path
 from xml.dom import minidom
 
@@ -14,7 +13,7 @@ import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
-from biometro.evaluation.study_results import Measured, Trained, differences, publish, sentences, table, write
+from biometro.evaluation.study_results import Measured, Trained, curves, differences, publish, sentences, table, write
 
 TASKS = [("binding", "auroc", True), ("affinity", "rmse", False)]
 
@@ -117,10 +116,6 @@ def test_the_page_and_what_is_published(tmp_path: Path) -> None:
     ):
         assert text in page
     minidom.parse(str(tmp_path / "docs" / "results-tcr.svg"))  # XML in its own right, not a part of a page
-    picture = (tmp_path / "docs" / "results-tcr.svg").read_text()  # of one budget: its points lie within it
-    width = float(picture.split('viewBox="0 0 ')[1].split()[0])
-    places = [float(x) for x in re.findall(r'<use [^>]* x="([^"]+)"', picture)]
-    assert len(places) > 8 and all(0 < x < width for x in places)
     found = list(csv.DictReader(io.StringIO((tmp_path / "docs" / "results.csv").read_text())))
     assert len(found) == 18 and found[0]["value"] == f"{rows(0.1)[0].value:.6g}"
     runs = list(csv.DictReader(io.StringIO((tmp_path / "docs" / "results-runs.csv").read_text())))
@@ -132,3 +127,11 @@ def test_the_page_and_what_is_published(tmp_path: Path) -> None:
     assert "Learning rates" not in (tmp_path / "one" / "study.md").read_text()
     assert "nan" not in (tmp_path / "one" / "study.md").read_text()
     write(tmp_path / "s", [], [], {}, "None", "mlm", complete=False)
+
+
+@pytest.mark.parametrize("arms", [1, 2])
+def test_a_picture_of_one_budget_has_a_width(arms: int) -> None:
+    axes = curves([r for r in rows(0.1) if r.arm in ("mlm", "metro")[:arms]]).axes[0]
+    low, high = axes.get_xlim()
+    points = [x for drawn in axes.containers for x in drawn.lines[0].get_xdata()]
+    assert len(points) == arms and low < 1e13 / 1.2 < min(points) <= max(points) < 1.2e13 < high

@@ -293,7 +293,7 @@ def _cell(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def curves(rows: Sequence[Measured]) -> str:
+def curves(rows: Sequence[Measured]) -> Figure:
     """Mean over tasks against FLOPs, a line for each arm (colour) and size (style), with deviations over seeds; the
     best baseline's mean is dashed. All figures signed so that more is better. Lines stand a little apart."""
     models = [row for row in rows if not row.baseline]
@@ -320,7 +320,7 @@ def curves(rows: Sequence[Measured]) -> str:
         budgets = [row.flops for row in models]
         axes.set_xlim(min(budgets) / 1.5, max(budgets) * 1.5)  # one budget alone would have no width
         figure.legend(loc="outside right upper", fontsize=7, frameon=False)
-        return plots.to_svg(figure)
+        return figure
 
 
 def _means(rows: Sequence[Measured], tasks: set[str]) -> list[float]:
@@ -348,7 +348,7 @@ def write(
     write_file(folder / "study.csv", table(rows))
     write_file(folder / "study-runs.csv", runs_table(trained))
     for corpus in dict.fromkeys(row.corpus for row in rows if not row.baseline):
-        picture = curves([row for row in rows if row.corpus == corpus])
+        picture = plots.to_svg(curves([row for row in rows if row.corpus == corpus]))
         write_file(folder / f"study-{corpus}.svg", picture.replace("<svg ", _FILE, 1))
     write_file(folder / "study.md", document(rows, trained, rates, title, reference, complete, "study"))
     return "\n".join(sentences(differences(rows, reference), reference)) or "nothing to compare yet"
