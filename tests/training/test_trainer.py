@@ -102,6 +102,19 @@ def test_twenty_steps_are_ten_a_stop_and_ten(tmp_path: Path, kind: str) -> None:
     assert [r["step"] for r in rows[0] if r["split"] == "valid"] == [10, 20]
 
 
+def test_an_objective_is_told_how_far_training_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it goes on."""
+    goal, told = fresh(), []
+    monkeypatch.setattr(goal, "at", told.append)
+    run_to(tmp_path / "r", replace(CONFIG, steps=10), objective=goal)
+    assert told == pytest.approx([step / 10 for step in range(10)])
+    shutil.rmtree(checkpoint.folders(tmp_path / "r" / "checkpoints")[-1])
+    again = fresh()
+    monkeypatch.setattr(again, "at", told.append)
+    run_to(tmp_path / "r", replace(CONFIG, steps=10), objective=again)
+    assert told[10:] == pytest.approx([step / 10 for step in range(5, 10)])
+
+
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(tmp_path: Path) -> None:
     run_to(tmp_path / "whole", CONFIG)
     shutil.copytree(tmp_path / "whole", tmp_path / "hurt")
