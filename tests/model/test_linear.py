@@ -9,12 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from biometro.model import linear
 from biometro.model.linear import Linear, linear_gelu
 
 
+@pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [0, 1, 3, 257])
-def test_values_and_gradients_are_those_of_torch(rows: int, bias: bool) -> None:
+def test_values_and_gradients_are_those_of_torch(
+    rows: int, bias: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "_trains_by_onednn", lambda: onednn)
     torch.manual_seed(0)
     layer = Linear(48, 80, bias=bias)
     x = torch.randn(rows, 48, requires_grad=True)
@@ -41,7 +46,9 @@ def test_gelu_on_the_way_is_the_exact_one() -> None:
         torch.testing.assert_close(linear_gelu(layer, x).double(), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_frozen_weights_get_no_gradient_and_autocast_is_obeyed() -> None:
+@pytest.mark.parametrize("onednn", [True, False])
+def test_frozen_weights_get_no_gradient_and_autocast_is_obeyed(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_trains_by_onednn", lambda: onednn)
     layer = Linear(8, 8)
     layer.weight.requires_grad_(False)
     x = torch.randn(5, 8, requires_grad=True)
@@ -57,7 +64,9 @@ def test_memory_does_not_grow_with_every_new_shape() -> None:
     script = """
 import biometro, torch
 from pathlib import Path
+from biometro.model import linear
 from biometro.model.linear import Linear
+linear._trains_by_onednn = lambda: True
 layers = [Linear(256, 256) for _ in range(4)]
 
 def resident():

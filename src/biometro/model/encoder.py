@@ -126,11 +126,11 @@ class Attention(nn.Module):
         self.out = Linear(config.width, config.width, bias=config.bias)
 
     def forward(self, x_TD: Tensor, attend: Attend, table: tuple[Tensor, Tensor] | None) -> Tensor:
-        qkv_T3HE = self.qkv(x_TD).unflatten(-1, (3, -1, self.head_size))
-        qk_T2HE, v_THE = qkv_T3HE[:, :2], qkv_T3HE[:, 2]
+        # split, not slices: its backward is one concatenation, that of a slice fills a whole tensor with zeros.
+        qk_T2HE, v_T1HE = self.qkv(x_TD).unflatten(-1, (3, -1, self.head_size)).split([2, 1], dim=1)
         if table is not None:
             qk_T2HE = positions.rotate(qk_T2HE, table)
-        out: Tensor = self.out(attend(qk_T2HE, v_THE).flatten(1))
+        out: Tensor = self.out(attend(qk_T2HE, v_T1HE.squeeze(1)).flatten(1))
         return out
 
 

@@ -1,12 +1,15 @@
 """Linear layers at the speed the CPU has.
 
 torch sends float32 products to MKL, which leaves half the speed of AMD processors with AVX-512 unused; oneDNN, which
-torch carries as well, does not (`benchmarks/embed.py`), and it adds the bias and GELU on the way. Same arithmetic,
-float32 throughout. On other devices and dtypes, under autocast and in compiled code this is `nn.Linear`.
+torch carries as well, does not (`benchmarks/embed.py`), and it adds the bias and GELU on the way. On other processors
+that last is all it gains, and in training it loses: it transposes the factors of each gradient first, and compiles for
+each length of a pack. Same arithmetic, float32 throughout. In training on such processors, on other devices and dtypes,
+under autocast and in compiled code this is `nn.Linear`.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,6 +27,13 @@ def _onednn(x: Tensor) -> bool:
         and torch._C._get_mkldnn_enabled()
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+@lru_cache(maxsize=1)
+def _trains_by_onednn() -> bool:
+    # An old torch does not tell the processor's name; MKL is then the safe choice: slower at worst.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return "AMD" in capabilities.get("cpu_name", "")
 
 
 def _product(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, then: str = "none") -> Tensor:
@@ -56,7 +66,7 @@ class Linear(nn.Linear):
     """`nn.Linear` on (T, in) vectors; see the file's head."""
 
     def forward(self, x_TI: Tensor) -> Tensor:
-        if not _onednn(x_TI):
+        if not _onednn(x_TI) or (torch.is_grad_enabled() and not _trains_by_onednn()):
             return F.linear(x_TI, self.weight, self.bias)
         if torch.is_grad_enabled():
             out: Tensor = _Differentiable.apply(x_TI, self.weight, self.bias)
