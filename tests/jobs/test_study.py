@@ -11,7 +11,7 @@ import yaml
 
 from biometro import cli
 from biometro.evaluation.tasks import find
-from biometro.jobs.study import StudyCorpus, _options, _Run, study
+from biometro.jobs.study import StudyCorpus, _options, _Run, _same, study
 from biometro.training import search
 from conftest import recipes_of
 
@@ -94,6 +94,15 @@ def test_mistakes_are_said(recipe: Path, tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             study(**options(recipe, tmp_path / "s", **more))
+    _same(tmp_path, {"arms": {"a": {"x": 1}}, "sizes": {"S": {}}, "rates": {}, "seed": 0})
+    more = {"arms": {"b": {}, "a": {"x": 1}}, "sizes": {"S": {}, "M": {}}, "rates": {}, "seed": 0}
+    _same(tmp_path, more)
+    for changed, what in (
+        ({"arms": {"a": {"x": 2}, "b": {}}}, "another arms"), ({"arms": {"a": {"x": 1}}}, "another arms"),
+        ({"seed": 1}, "another seed"), ({"sizes": {"M": {}, "S": {}}}, "searched at the size 'S'"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=what):
+            _same(tmp_path, more | changed)
     names = {_Run("c", "S", flops, arm, 0).name for flops in (1e12, 1.4e12) for arm in ("a b", "c")}
     assert len(names) == 4
     (tmp_path / "t").mkdir()

@@ -30,6 +30,7 @@ METRO_VARIANTS: list[dict[str, Any]] = [
     {"clm_positions": "all", "clm_head": "linear", "rtd_weight": 10.0},
     {"auxiliary_width": 16, "auxiliary_depth": 3},
     {"clm_weight": 0.0},
+    {"keep_rate": 0.3},
 ]
 
 
@@ -110,6 +111,16 @@ def test_mlm_writes_mask_random_and_kept_in_their_shares() -> None:
     assert prepared.views["masked"].tokens[untouched].equal(batch.sequence.tokens[untouched])
 
 
+def test_the_auxiliary_reads_a_share_of_the_chosen_as_they_are() -> None:
+    batch, mask = batch_of([5000]), PROTEIN.id("<mask>")
+    plain = objective_of("metro").prepare(batch, generator_for(CPU, 0))
+    keeping = objective_of("metro", keep_rate=0.15).prepare(batch, generator_for(CPU, 0))
+    for target in ("chosen", "gumbel"):
+        assert keeping.targets[target].equal(plain.targets[target])
+    hidden = (keeping.views["masked"].tokens == mask).sum() / (plain.views["masked"].tokens == mask).sum()
+    assert float(hidden) == pytest.approx(0.85, abs=0.04)
+
+
 def test_mlm_loss_is_the_cross_entropy_at_the_chosen_positions() -> None:
     objective = objective_of("mlm")
     assert isinstance(objective, MLM)
@@ -129,8 +140,20 @@ def test_metro_against_its_formulae_written_out(options: dict[str, Any]) -> None
     assert isinstance(objective, Metro)
     prepared = objective.prepare(batch_of([40, 9, 77]), generator_for(CPU, 0))
     original, chosen = prepared.sequence.tokens, prepared.targets["chosen"]
-    assert (prepared.views["masked"].tokens[chosen] == PROTEIN.id("<mask>")).all()
+    read = prepared.views["masked"].tokens
+    hidden = read == PROTEIN.id("<mask>")
+    assert set(hidden.nonzero().squeeze(1).tolist()) <= set(chosen.tolist())
+    assert read[~hidden].equal(original[~hidden])
+    assert hidden.sum() < len(chosen) if objective.config.keep_rate else hidden.sum() == len(chosen)
     terms = objective(prepared)
+    logits = objective.auxiliary_vocabulary(
+        objective.auxiliary(prepared.views["masked"]), objective.auxiliary.embedding.weight
+    )
+    torch.testing.assert_close(terms["aux_loss"].mean, F.cross_entropy(logits[chosen], original[chosen]))
+    if objective.config.keep_rate:
+        torch.testing.assert_close(terms["aux_masked_loss"].mean, F.cross_entropy(logits[hidden], original[hidden]))
+    else:
+        assert "aux_masked_loss" not in terms
     corrupted, _ = objective._corrupt(prepared)
     replaced = (corrupted.tokens != original).float()
     assert set(replaced.nonzero().squeeze(1).tolist()) <= set(chosen.tolist())
@@ -278,6 +301,7 @@ def test_flops_are_those_that_torch_counts(kind: str, options: dict[str, Any]) -
         (lambda: MLMConfig(mask_rate=0), r"mlm\.mask_rate"),
         (lambda: MLMConfig(random_rate=0.9, keep_rate=0.2), r"mlm\.random_rate"),
         (lambda: MetroConfig(mask_rate=1.5), r"metro\.mask_rate"),
+        (lambda: MetroConfig(keep_rate=1.0), r"metro\.keep_rate"),
         (lambda: MetroConfig(temperature=0), r"metro\.temperature"),
         (lambda: MetroConfig(rtd_weight=-1), r"metro\.rtd_weight"),
     ],

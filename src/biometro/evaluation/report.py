@@ -24,6 +24,7 @@ SERIES = {
     "mlm_masked_loss": ("MLM loss where the mask token stood", SKY),
     "mlm_accuracy": ("MLM accuracy", GREEN),
     "aux_loss": ("auxiliary loss", ORANGE),
+    "aux_masked_loss": ("auxiliary loss where the mask token stood", PURPLE),
     "aux_accuracy": ("auxiliary accuracy", ORANGE),
     "clm_masked_loss": ("CLM loss at masked positions", SKY),
     "clm_loss": ("CLM loss where it learns", BLUE),
@@ -61,7 +62,8 @@ class Panel:
 
 
 PANELS = (
-    Panel("Loss at masked positions", ("mlm_loss", "mlm_masked_loss", "aux_loss", "clm_masked_loss"), NATS,
+    Panel("Loss at masked positions",
+          ("mlm_loss", "mlm_masked_loss", "aux_loss", "aux_masked_loss", "clm_masked_loss"), NATS,
           "Lower is better. Knowing only how frequent each token is leaves a model on the dashed line; what "
           "lies below was learnt from context."),
     Panel("CLM loss where it learns", ("clm_loss",), NATS,

@@ -25,7 +25,8 @@ from biometro.evaluation.search_results import holm
 from biometro.files import write_file
 
 _LEVEL = 0.05
-_TOLD = ("mlm_masked_loss", "aux_loss", "replaced", "rtd_gain", "rtd_ap", "clm_loss", "clm_masked_loss")
+_TOLD = ("mlm_masked_loss", "aux_loss", "aux_masked_loss", "replaced", "rtd_gain", "rtd_ap", "clm_loss",
+         "clm_masked_loss")  # fmt: skip
 _FEWEST = 3  # seeds from which anything is called clear
 # A picture that stands alone says what its names mean.
 _FILE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="color:#555" '

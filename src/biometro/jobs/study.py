@@ -29,6 +29,8 @@ from biometro.training.signals import StopRequest
 from biometro.training.tracking import read_metrics
 from biometro.untrusted import read_json, read_yaml
 
+_GROW = ("corpora", "arms", "sizes")  # entries may be added to these
+
 
 @dataclass(frozen=True)
 class StudyCorpus:
@@ -216,18 +218,24 @@ def _check(
 
 def _same(folder: Path, options: Mapping[str, Any]) -> None:
     """Keep the options; raises UserError where the folder holds a study of others. Seeds, budgets and the place of the
-    tasks' data may change: they add runs."""
+    tasks' data may change, and corpora, arms and sizes be added: they add runs."""
     path = folder / "study.yaml"
-    text = yaml.safe_dump(json.loads(json.dumps(options)), sort_keys=False)
+    now = json.loads(json.dumps(options))
     if path.exists():
         before = read_yaml(path)
-        differ = [
-            name for name in options if not isinstance(before, dict) or before.get(name) != yaml.safe_load(text)[name]
-        ]
+        before = before if isinstance(before, dict) else {}
+        differ = []
+        for name, value in now.items():
+            kept = before.get(name)
+            named = {key: value.get(key) for key in kept} if name in _GROW and isinstance(kept, dict) else value
+            differ += [name] if named != kept else []
         if differ:
             raise UserError(f"{folder}: holds a study with another {', '.join(differ)}; name another run")
-    else:
-        write_file(path, text)
+        if now["rates"] is not None and next(iter(now["sizes"])) != next(iter(before["sizes"])):
+            raise UserError(
+                f"{folder}: its rates were searched at the size {next(iter(before['sizes']))!r}; name it first"
+            )
+    write_file(path, yaml.safe_dump(now, sort_keys=False))
 
 
 def _options(

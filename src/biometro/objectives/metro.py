@@ -39,6 +39,8 @@ class MetroConfig:
 
     Args:
         mask_rate: share of each sequence's residues that the auxiliary model may replace.
+        keep_rate: share of those that the auxiliary reads as they are. It predicts and samples them all the same
+            (ELECTRA's code: 0.15; COCO-LM and METRO mask all).
         auxiliary_depth: layers of the auxiliary model; default a third of the main model's, at least 1.
         auxiliary_width: its width; default that of the main model. ELECTRA: full depth and a quarter of the width.
         auxiliary: folder of a model of the same alphabet, pretrained by MLM (or METRO, of which the auxiliary is
@@ -59,6 +61,7 @@ class MetroConfig:
     """
 
     mask_rate: float = 0.15
+    keep_rate: float = 0.0
     auxiliary_depth: int | None = None
     auxiliary_width: int | None = None
     auxiliary: str | None = None
@@ -75,6 +78,8 @@ class MetroConfig:
     def __post_init__(self) -> None:
         if not 0 < self.mask_rate < 1:
             raise UserError(f"metro.mask_rate is {self.mask_rate}; it must lie between 0 and 1")
+        if not 0 <= self.keep_rate < 1:
+            raise UserError(f"metro.keep_rate is {self.keep_rate}; it must be at least 0 and below 1")
         for name in ("temperature", "temperature_from"):
             if not (getattr(self, name) or 1.0) > 0 or getattr(self, name) == 0:
                 raise UserError(f"metro.{name} is {getattr(self, name)}; it must be above 0")
@@ -113,9 +118,10 @@ class DisentangledEmbedding(nn.Module):
 class Metro(Objective):
     """Auxiliary and main model trained together. The main one (`encoder`) is kept.
 
-    Reports aux_loss, aux_accuracy, replaced (share of residues that differ after sampling), rtd_loss, rtd_ap (average
-    precision), clm_loss, clm_masked_loss (nats at the masked residues, whatever the CLM learns on),
-    clm_accuracy_replaced and clm_accuracy_kept (at residues that were replaced, and at all others).
+    Reports aux_loss, aux_accuracy, aux_masked_loss (where the auxiliary reads a mask token, with `keep_rate`), replaced
+    (share of residues that differ after sampling), rtd_loss, rtd_ap (average precision), clm_loss, clm_masked_loss
+    (nats at the chosen residues, whatever the CLM learns on), clm_accuracy_replaced and clm_accuracy_kept (at residues
+    that were replaced, and at all others).
     """
 
     def __init__(
@@ -176,10 +182,14 @@ class Metro(Objective):
         packed = batch.sequence
         letters_T = self.letters_V[packed.tokens]
         chosen_M = choose(packed, letters_T, self.config.mask_rate, generator)
-        masked = packed.with_tokens(packed.tokens.index_fill(0, chosen_M, self.mask_token))
         # The noise of sampling is drawn here as well: a forward pass repeated (for activation checkpointing, or
         # over cached gradients) must see the same replacements.
         gumbel_MV = gumbel(chosen_M.numel(), self.letters_V.numel(), generator)
+        hidden_K = chosen_M
+        if self.config.keep_rate:
+            draw_M = torch.rand(chosen_M.numel(), generator=generator, device=chosen_M.device)
+            hidden_K = chosen_M[draw_M >= self.config.keep_rate]
+        masked = packed.with_tokens(packed.tokens.index_fill(0, hidden_K, self.mask_token))
         return replace(
             batch,
             views={**batch.views, "masked": masked},
@@ -212,10 +222,15 @@ class Metro(Objective):
         sampled_M = sample(logits_MV, self.letters_V, self.temperature, batch.targets["gumbel"])
         corrupted = packed.with_tokens(packed.tokens.index_copy(0, chosen_M, sampled_M))
         count, frozen = self.counts(batch)["aux_loss"], self.config.auxiliary_frozen
-        return corrupted, {
-            "aux_loss": Term(F.cross_entropy(logits_MV, original_M, reduction="sum"), count, None if frozen else 1.0),
+        loss_M = F.cross_entropy(logits_MV, original_M, reduction="none")
+        terms = {
+            "aux_loss": Term(loss_M.sum(), count, None if frozen else 1.0),
             "aux_accuracy": Term((logits_MV.detach().argmax(-1) == original_M).sum(), count),
         }
+        if self.config.keep_rate:
+            hidden_M = batch.views["masked"].tokens[chosen_M] == self.mask_token
+            terms["aux_masked_loss"] = Term((loss_M.detach() * hidden_M).sum(), hidden_M.sum())
+        return corrupted, terms
 
     def forward(self, batch: Batch) -> Terms:
         corrupted, terms = self._corrupt(batch)
