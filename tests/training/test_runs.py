@@ -20,7 +20,7 @@ def begin(folder: Path, **recipe: Any) -> None:
 def test_an_option_that_is_new_since_is_no_difference_while_it_is_off(tmp_path: Path) -> None:
     begin(tmp_path, metro={"mask_rate": 0.15}, free=1)
     (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
-    begin(tmp_path, metro={"mask_rate": 0.15, "auxiliary": None, "auxiliary_frozen": False}, free=2)
+    begin(tmp_path, metro={"mask_rate": 0.15, "auxiliary": None, "auxiliary_frozen": False, "keep_rate": 0.0}, free=2)
     for metro, message in (
         ({"mask_rate": 0.15, "auxiliary": "x"}, "metro.auxiliary: None then, 'x' now"),
         ({"mask_rate": 0.2}, "metro.mask_rate: 0.15 then, 0.2 now"),

@@ -78,11 +78,11 @@ def _compare(path: Path, recipe: dict[str, Any], first: str, what: str, free: Co
 def _differences(old: Any, new: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Values that differ between two nested dictionaries, by dotted key.
 
-    An option that did not exist when the run was begun is no difference while it is off (none or false).
+    An option that did not exist when the run was begun is no difference while it is off (none, false, 0 or empty).
     """
     if isinstance(old, dict) and isinstance(new, dict):
         found: dict[str, tuple[Any, Any]] = {}
-        for key in [*old, *(key for key in new if key not in old and new[key] is not None and new[key] is not False)]:
+        for key in [*old, *(key for key in new if key not in old and new[key])]:
             found |= _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else str(key))
         return found
     return {} if old == new else {prefix: (old, new)}
