@@ -148,7 +148,7 @@ def study(
                         _take_trial(folder, one, chosen[one.corpus, one.arm])
                 commands = {one: _command(one, corpora, arms, sizes, chosen) for one in group}
                 done += _train_all(folder, commands, workers, request, console)
-                rows = [row for name in corpora for row in _judged(folder, name, corpora[name], done, data, request)]
+                rows = _judge_all(folder, corpora, done, data, workers, request)
                 study_results.write(folder, rows, _trained(folder, done), chosen, title, reference, complete=False)
         except _StoppedError:
             stopped = request.check() or "a signal"
@@ -303,12 +303,17 @@ def _train_all(
             failed.append(UserError(f"{folder / one.corpus}: cannot be used ({error.strerror or error})"))
         return False
 
-    threads = max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else None
+    threads = _threads(workers)
     with ThreadPoolExecutor(workers) as pool:
         there = list(pool.map(train, commands))
     if failed:  # a mistake before a stop, which it made
         raise min(failed, key=lambda error: isinstance(error, _StoppedError))
     return [one for one, trained in zip(commands, there, strict=True) if trained]
+
+
+def _threads(workers: int) -> int | None:
+    """Of each process, where some run at once."""
+    return max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else None
 
 
 def _train(
@@ -356,9 +361,23 @@ def _is_done(place: Path) -> bool:
     return status.exists() and status.read_text().strip() == "0"
 
 
+def _judge_all(
+    folder: Path, corpora: Mapping[str, StudyCorpus], done: list[_Run], data: str | None, workers: int,
+    request: StopRequest,
+) -> list[Measured]:  # fmt: skip
+    """Figures of all models, some corpora at once. Raises as `_judged`, once the others are at their end."""
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = [
+            pool.submit(_judged, folder, name, corpora[name], done, data, request, _threads(workers))
+            for name in corpora
+        ]  # fmt: skip
+    return [row for job in jobs for row in job.result()]
+
+
 def _judged(
-    folder: Path, name: str, corpus: StudyCorpus, done: list[_Run], data: str | None, request: StopRequest
-) -> list[Measured]:
+    folder: Path, name: str, corpus: StudyCorpus, done: list[_Run], data: str | None, request: StopRequest,
+    threads: int | None,
+) -> list[Measured]:  # fmt: skip
     """Figures of all models of a corpus on its tasks; those known from before are not computed again. Raises UserError
     where they cannot be had, and where it is stopped."""
     runs = [one for one in done if one.corpus == name]
@@ -368,8 +387,9 @@ def _judged(
         options += [] if data is None else [f"--data={data}"]
         log = folder / name / "evaluation.log"
         status = search.run_process(
-            ["evaluate", f"--out={folder / name / 'evaluation'}", *options], log, lambda: request.check() is not None
-        )
+            ["evaluate", f"--out={folder / name / 'evaluation'}", *options], log,
+            lambda: request.check() is not None, threads,
+        )  # fmt: skip
         if status in (search.STOPPED, 130) or status < 0 or request.check() is not None:
             raise _StoppedError
         if status:
