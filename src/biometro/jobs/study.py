@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,22 +138,22 @@ def study(
                    "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed})  # fmt: skip
     with StopRequest(max_minutes) as request:
         chosen, stopped = _rates(folder, corpora, arms, sizes, rates, tune_flops, metrics or {}, workers, seed, request)
-        done: list[_Run] = []
-        rows = _known(folder, corpora, list(_rounds(corpora, arms, sizes, flops, seeds, seed)))
-        rounds = _rounds(corpora, arms, sizes, flops, seeds, seed) if stopped is None else ()
+        rounds = list(_rounds(corpora, arms, sizes, flops, seeds, seed))
+        rows = _known(folder, corpora, rounds)
+        commands = []
+        for group in rounds if stopped is None else ():
+            for one in group:
+                if (one.size, one.flops, one.seed) == (next(iter(sizes)), tune_flops, seed):
+                    _take_trial(folder, one, chosen[one.corpus, one.arm])
+            commands.append({one: _command(one, corpora, arms, sizes, chosen) for one in group})
         try:
-            for group in rounds:
-                for one in group:
-                    if (one.size, one.flops, one.seed) == (next(iter(sizes)), tune_flops, seed):
-                        _take_trial(folder, one, chosen[one.corpus, one.arm])
-                commands = {one: _command(one, corpora, arms, sizes, chosen) for one in group}
-                done += _train_all(folder, commands, workers, request, console)
-                rows = _judge_all(folder, corpora, done, data, workers, request)
+            for done, rows in _run_all(folder, corpora, commands, data, workers, request, console):
                 study_results.write(folder, rows, _trained(folder, done), chosen, title, reference, complete=False)
         except _StoppedError:
             stopped = request.check() or "a signal"
+            rows = _known(folder, corpora, rounds)
         stopped = stopped or request.check()
-    trained = _trained(folder, [one for group in _rounds(corpora, arms, sizes, flops, seeds, seed) for one in group])
+    trained = _trained(folder, [one for group in rounds for one in group])
     text = study_results.write(folder, rows, trained, chosen, title, reference, stopped is None)
     if out is not None:
         study_results.publish(folder, Path(out))
@@ -258,7 +258,7 @@ def _rounds(
     """Runs of one budget and seed, the cheapest first, so that every state of a study compares all arms."""
     for budget in sorted(flops):
         for number in range(seed, seed + seeds):
-            yield [_Run(corpus, size, budget, arm, number) for size in sizes for corpus in corpora for arm in arms]
+            yield [_Run(corpus, size, budget, arm, number) for corpus in corpora for size in sizes for arm in arms]
 
 
 def _command(
@@ -284,36 +284,59 @@ def _take_trial(folder: Path, one: _Run, rate: float) -> None:
             shutil.copytree(trial, work, dirs_exist_ok=True)
 
 
-def _train_all(
-    folder: Path, commands: Mapping[_Run, list[str]], workers: int, request: StopRequest, console: Console
-) -> list[_Run]:
-    """Train what is not trained yet, some at once; those whose models are there. Raises UserError where the job refuses
-    one, and where it is stopped; then the others are stopped too, and go on from their checkpoints."""
+def _run_all(
+    folder: Path, corpora: Mapping[str, StudyCorpus], rounds: list[dict[_Run, list[str]]], data: str | None,
+    workers: int, request: StopRequest, console: Console,
+) -> Iterator[tuple[list[_Run], list[Measured]]]:  # fmt: skip
+    """Train and examine, `workers` processes at once: after each round, the models so far, and all their figures.
+
+    Jobs begin in the order in which they are handed in. The models of a corpus are examined, which takes one core,
+    after the runs of the next corpus or round have begun: nobody waits for the last of its own.
+    Raises UserError where a job refuses, and where it is stopped; then the others are stopped too, and go on from their
+    checkpoints.
+    """
     failed: list[Exception] = []
+    threads = max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else None
 
     def stop() -> str | None:
-        return "another run failed" if failed else request.check()
+        return "another job failed" if failed else request.check()
 
-    def train(one: _Run) -> bool:
+    def guarded(what: str, job: Callable[[], Any]) -> Any:
         try:
-            return _train(folder, one, commands[one], threads, stop, console)
+            return job()
         except (UserError, _StoppedError) as error:
             failed.append(error)
         except OSError as error:  # the log, the folder
-            failed.append(UserError(f"{folder / one.corpus}: cannot be used ({error.strerror or error})"))
-        return False
+            failed.append(UserError(f"{folder / what}: cannot be used ({error.strerror or error})"))
+        return None
 
-    threads = _threads(workers)
+    def train(one: _Run, command: list[str]) -> bool:
+        return bool(guarded(one.corpus, lambda: _train(folder, one, command, threads, stop, console)))
+
+    def judge(number: int, name: str) -> list[Measured]:
+        runs = [one for commands in rounds[: number + 1] for one in commands if one.corpus == name]
+        done = [one for one in runs if training[one].result()]
+        if number:
+            judging[number - 1, name].result()  # it holds the same folder
+        return guarded(name, lambda: _judged(folder, name, corpora[name], done, data, stop, threads)) or []
+
+    training: dict[_Run, Future[bool]] = {}
+    judging: dict[tuple[int, str], Future[list[Measured]]] = {}
+    steps = [(number, name) for number in range(len(rounds)) for name in corpora]
     with ThreadPoolExecutor(workers) as pool:
-        there = list(pool.map(train, commands))
-    if failed:  # a mistake before a stop, which it made
-        raise min(failed, key=lambda error: isinstance(error, _StoppedError))
-    return [one for one, trained in zip(commands, there, strict=True) if trained]
-
-
-def _threads(workers: int) -> int | None:
-    """Of each process, where some run at once."""
-    return max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else None
+        for step, before in zip([*steps, None], [None, *steps], strict=True):
+            if step is not None:
+                number, name = step
+                runs = {one: command for one, command in rounds[number].items() if one.corpus == name}
+                training |= {one: pool.submit(train, one, command) for one, command in runs.items()}
+            if before is not None:
+                judging[before] = pool.submit(judge, *before)
+        for number in range(len(rounds)):
+            rows = [row for name in corpora for row in judging[number, name].result()]
+            if failed:  # a mistake before a stop, which it made
+                raise min(failed, key=lambda error: isinstance(error, _StoppedError))
+            through = [one for commands in rounds[: number + 1] for one in commands]
+            yield [one for one in through if training[one].result()], rows
 
 
 def _train(
@@ -361,26 +384,14 @@ def _is_done(place: Path) -> bool:
     return status.exists() and status.read_text().strip() == "0"
 
 
-def _judge_all(
-    folder: Path, corpora: Mapping[str, StudyCorpus], done: list[_Run], data: str | None, workers: int,
-    request: StopRequest,
-) -> list[Measured]:  # fmt: skip
-    """Figures of all models, some corpora at once. Raises as `_judged`, once the others are at their end."""
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = [
-            pool.submit(_judged, folder, name, corpora[name], done, data, request, _threads(workers))
-            for name in corpora
-        ]  # fmt: skip
-    return [row for job in jobs for row in job.result()]
-
-
 def _judged(
-    folder: Path, name: str, corpus: StudyCorpus, done: list[_Run], data: str | None, request: StopRequest,
+    folder: Path, name: str, corpus: StudyCorpus, runs: list[_Run], data: str | None, stop: Callable[[], str | None],
     threads: int | None,
 ) -> list[Measured]:  # fmt: skip
     """Figures of all models of a corpus on its tasks; those known from before are not computed again. Raises UserError
     where they cannot be had, and where it is stopped."""
-    runs = [one for one in done if one.corpus == name]
+    if stop() is not None:
+        raise _StoppedError
     if runs:
         models = [str(folder / name / one.name / "model") for one in runs]
         options = [f"--tasks={json.dumps(corpus.tasks)}", f"--model={json.dumps(models)}", "--report=false"]
@@ -388,9 +399,9 @@ def _judged(
         log = folder / name / "evaluation.log"
         status = search.run_process(
             ["evaluate", f"--out={folder / name / 'evaluation'}", *options], log,
-            lambda: request.check() is not None, threads,
+            lambda: stop() is not None, threads,
         )  # fmt: skip
-        if status in (search.STOPPED, 130) or status < 0 or request.check() is not None:
+        if status in (search.STOPPED, 130) or status < 0 or stop() is not None:
             raise _StoppedError
         if status:
             raise UserError(f"evaluate failed; what it said is in {log}")
