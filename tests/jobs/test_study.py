@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from biometro import cli
+from biometro.errors import UserError
 from biometro.evaluation.tasks import find
-from biometro.jobs.study import StudyCorpus, _options, _Run, _same, study
+from biometro.jobs import study as jobs_study
+from biometro.jobs.study import StudyCorpus, _options, _Run, _run_all, _same, _StoppedError, study
 from biometro.training import search
+from biometro.training.signals import StopRequest
 from conftest import recipes_of
 
 
@@ -73,6 +78,62 @@ def test_a_study_from_rates_to_its_page(recipe: Path, tmp_path: Path) -> None:
     assert all(p.stat().st_mtime_ns == when for p, when in before.items())
 
 
+def rounds_of(corpora: list[str], seeds: int) -> list[dict[_Run, list[str]]]:
+    return [{_Run(name, "S", 1e9, arm, seed): [] for name in corpora for arm in ("a", "b")} for seed in range(seeds)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("corpora", [["x"], ["x", "y"]])
+def test_models_are_examined_once_trained_beside_the_next_runs(
+    corpora: list[str], workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[tuple[str, Any]] = []
+    trained, busy = set(), set()
+
+    def train(folder: Path, one: _Run, *_: Any) -> bool:
+        log.append(("train", one))
+        trained.add(one)
+        return one != diverged
+
+    def judged(folder: Path, name: str, corpus: Any, runs: list[_Run], *_: Any) -> list[Any]:
+        assert name not in busy and trained >= {*runs} and diverged not in runs
+        busy.add(name)
+        time.sleep(0.02)
+        busy.remove(name)
+        log.append(("judge", name))
+        return [("figure", one) for one in runs]
+
+    diverged = _Run("x", "S", 1e9, "b", 0)
+    monkeypatch.setattr(jobs_study, "_train", train)
+    monkeypatch.setattr(jobs_study, "_judged", judged)
+    rounds = rounds_of(corpora, 3)
+    with StopRequest(None) as request:
+        found = list(_run_all(tmp_path, dict.fromkeys(corpora), rounds, None, workers, request, Console()))  # type: ignore[arg-type]
+    for number, (done, rows) in enumerate(found):
+        expected = [one for commands in rounds[: number + 1] for one in commands if one != diverged]
+        assert done == expected and {row[1] for row in rows} == {*expected}  # type: ignore[index]
+    second = rounds[1] if len(corpora) == 1 else [one for one in rounds[0] if one.corpus == "y"]
+    assert log.index(("train", next(iter(second)))) < log.index(("judge", "x"))
+
+
+def test_a_job_that_fails_stops_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[_Run] = []
+
+    def train(folder: Path, one: _Run, command: list[str], threads: int, stop: Any, *_: Any) -> bool:
+        if stop() is not None:
+            raise _StoppedError
+        begun.append(one)
+        if len(begun) == 3:
+            raise UserError("no such option")
+        return True
+
+    monkeypatch.setattr(jobs_study, "_train", train)
+    monkeypatch.setattr(jobs_study, "_judged", lambda *_: [])
+    with StopRequest(None) as request, pytest.raises(UserError, match="no such option"):
+        list(_run_all(tmp_path, {"x": None, "y": None}, rounds_of(["x", "y"], 3), None, 1, request, Console()))  # type: ignore[dict-item]
+    assert len(begun) == 3
+
+
 def test_options_of_an_arm_know_the_corpus_and_what_was_spent() -> None:
     arm = {"metro.auxiliary": "runs/{corpus}-{seed}/model", "spent": 2e11, "metro.mask_rate": 0.2}
     corpus = StudyCorpus("r.yaml", ["bace"], {"encoder.base_width": 64})
@@ -83,8 +144,6 @@ def test_options_of_an_arm_know_the_corpus_and_what_was_spent() -> None:
 
 
 def test_mistakes_are_said(recipe: Path, tmp_path: Path) -> None:
-    from biometro.errors import UserError
-
     for more, message in (
         ({"flops": []}, "flops is empty"), ({"reference": "clm"}, "there is no arm 'clm'; there are mlm, rtd"),
         ({"metrics": {"x": "loss"}}, "there is no arm 'x'"), ({"seeds": 0}, "at least 1"),
