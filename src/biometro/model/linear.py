@@ -32,7 +32,7 @@ def _onednn(x: Tensor) -> bool:
 @lru_cache(maxsize=1)
 def _trains_by_onednn() -> bool:
     # An old torch does not tell the processor's name; MKL is then the safe choice: slower at worst.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return "AMD" in capabilities.get("cpu_name", "")
 
 
