@@ -13,7 +13,17 @@ import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
-from biometro.evaluation.study_results import Measured, Trained, curves, differences, publish, sentences, table, write
+from biometro.evaluation.study_results import (
+    Measured,
+    Trained,
+    curves,
+    differences,
+    overall,
+    publish,
+    sentences,
+    table,
+    write,
+)
 
 TASKS = [("binding", "auroc", True), ("affinity", "rmse", False)]
 
@@ -38,7 +48,7 @@ def rows(gap: float, noise: float = 0.01, seeds: int = 4) -> list[Measured]:
 
 def test_differences_are_paired_by_seed_and_above_0_is_better() -> None:
     found = {one.task: one for one in differences(rows(0.1), "mlm")}
-    assert set(found) == {"", "binding", "affinity"} and found[""].seeds == 4
+    assert set(found) == {"", "binding", "affinity"} and found[""].blocks == 4
     data = {(r.arm, r.task, r.seed): r.value if r.larger_is_better else -r.value for r in rows(0.1)}
     gaps = {t: [data["metro", t, s] - data["mlm", t, s] for s in range(4)] for t, _, _ in TASKS}
     for task, values in gaps.items():
@@ -72,23 +82,56 @@ def test_with_more_arms_the_deviation_is_that_of_all() -> None:
     partly = {one.arm: one for one in differences(lacking, "mlm") if one.task == "binding"}
     fewer = {one.arm: one for one in differences([r for r in some if r.seed != 2], "mlm") if one.task == "binding"}
     assert [partly[a].p for a in arms[1:]] == pytest.approx([fewer[a].p for a in arms[1:]])
-    assert partly["c"].seeds == 2 and partly["a"].mean == found["a"].mean
+    assert partly["c"].blocks == 2 and partly["a"].mean == found["a"].mean
 
 
 def test_sentences_say_what_is_clear() -> None:
-    def said(gap: float) -> str:
-        return sentences(differences(rows(gap), "mlm"), "mlm")[0]
+    def said(gap: float, **more: int) -> list[str]:
+        return sentences(differences(rows(gap, **more), "mlm"), overall(rows(gap, **more), "mlm"), "mlm")
 
-    assert "metro is clearly better at 1e+13 FLOPs (+0.097 ± 0.014" in said(0.1)
-    assert "metro is clearly worse at 1e+13 FLOPs (-0.103 ± 0.014" in said(-0.1)
-    assert "metro does not differ clearly from mlm" in said(0.0)
-    one = differences(rows(0.1, seeds=1), "mlm")
-    assert all(math.isnan(d.p) for d in one) and "seeds: 1" in sentences(one, "mlm")[0]
+    assert "tcr, S: metro is clearly better at 1e+13 FLOPs (+0.097 ± 0.014" in said(0.1)[0] and len(said(0.1)) == 1
+    assert "tcr, S: metro is clearly worse at 1e+13 FLOPs (-0.103 ± 0.014" in said(-0.1)[0]
+    assert said(0.0) == ["On the mean of a corpus' tasks nothing differs clearly from mlm"]
+    assert "3 seeds are the least for that; some have 1" in said(0.1, seeds=1)[0]
+    assert all(math.isnan(d.p) for d in differences(rows(0.1, seeds=1), "mlm"))
+
+
+def test_over_all_corpora_a_block_is_a_corpus() -> None:
+    """Against ordinary least squares on the corpora's means, with a dummy for each arm and each corpus."""
+    random = np.random.default_rng(2)
+    arms, corpora = ["mlm", "a", "b"], ["t", "u", "v", "w"]
+    some = [
+        Measured(corpus, size, 1e13, arm, seed, task, metric, value if larger else 2 - value, larger)
+        for i, arm in enumerate(arms) for j, corpus in enumerate(corpora) for size in ("S", "M") for seed in (0, 1)
+        for task, metric, larger in TASKS
+        for value in [0.1 * i + 0.2 * j + 0.03 * random.standard_normal()]
+    ]  # fmt: skip
+    signed: dict[tuple[str, str], list[float]] = {(arm, corpus): [] for arm in arms for corpus in corpora}
+    for row in some:
+        signed[row.arm, row.corpus].append(row.value if row.larger_is_better else -row.value)
+    y = np.array([np.mean(values) for values in signed.values()])
+    design = np.array([[1.0] + [arm == a for a in arms[1:]] + [c == k for k in corpora[1:]] for arm, c in signed])
+    beta, rest, _, _ = np.linalg.lstsq(design, y, rcond=None)
+    freedom = len(y) - design.shape[1]
+    spread = np.sqrt(rest[0] / freedom * np.diag(np.linalg.inv(design.T @ design)))[1:3]
+    raw = 2 * student.sf(np.abs(beta[1:3] / spread), freedom)
+    found = overall(some, "mlm")
+    assert [one.arm for one in found] == ["a", "b"] and {one.blocks for one in found} == {4}
+    assert [one.mean for one in found] == pytest.approx(beta[1:3])
+    assert sorted(one.p for one in found) == pytest.approx([2 * min(raw), max(2 * min(raw), max(raw))])
+    text = sentences(differences(some, "mlm"), found, "mlm")
+    assert text[1].startswith("At 1e+13 FLOPs, over 4 corpora, b is clearly better than mlm (+0.198 ")
+    lacking = [r for r in some if (r.arm, r.corpus) != ("b", "w")]  # of all that every arm has
+    assert {one.blocks for one in overall(lacking, "mlm")} == {3}
+    unseen = [r for r in some if (r.arm, r.corpus, r.size) != ("b", "w", "S")]
+    kept = [r for r in some if (r.corpus, r.size) != ("w", "S")]
+    assert [o.mean for o in overall(unseen, "mlm")] == pytest.approx([o.mean for o in overall(kept, "mlm")])
+    assert overall([r for r in some if r.corpus == "t"], "mlm") == []
 
 
 def test_a_seed_that_one_arm_lacks_is_not_compared() -> None:
     some = [r for r in rows(0.1) if not (r.arm == "metro" and r.seed == 0 and r.task == "binding")]
-    found = {one.task: one.seeds for one in differences(some, "mlm")}
+    found = {one.task: one.blocks for one in differences(some, "mlm")}
     assert found == {"": 3, "binding": 3, "affinity": 4}
 
 
@@ -111,8 +154,8 @@ def test_the_page_and_what_is_published(tmp_path: Path) -> None:
         "results-tcr.svg",
         "| tcr | 0.001 | 0.002 |",
         "k-mers | 0.900 | 1.000",
-        "metro |",
-        " +",
+        "## Mean over tasks",
+        "| tcr, S, 1e+13 | +0.097 ± 0.014 + |",
     ):
         assert text in page
     minidom.parse(str(tmp_path / "docs" / "results-tcr.svg"))  # XML in its own right, not a part of a page

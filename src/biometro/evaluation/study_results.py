@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -67,13 +68,15 @@ class Trained:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm against the reference in one cell, on one task or ("") on the mean of all.
+    """An arm against the reference in one cell, on one task or ("") on the mean of all; or ("" for corpus and size) at
+    one budget over all corpora.
 
-    mean, deviation: of the differences seed by seed, over `seeds` seeds; deviation NaN of one.
-    p: two-sided, that the mean is 0, by the analysis of variance with seeds as blocks (R. A. Fisher): the variance of a
-    difference is taken from all arms of the cell, which three seeds of two arms could not tell. Corrected (Holm) for
-    all arms of the cell and its tasks, or for the arms alone where the task is "". NaN of fewer than two seeds that all
-    arms have.
+    mean, deviation: of the differences block by block, over so many `blocks`: seeds; over all corpora, corpora.
+        Deviation NaN of one.
+    p: two-sided, that the mean is 0, by the analysis of variance with these blocks (R. A. Fisher): the variance of a
+        difference is taken from all arms, which three seeds of two arms could not tell. Corrected (Holm) for all arms
+        of the cell and its tasks, or for the arms alone where the task is "". NaN of fewer than two blocks that all
+        arms have.
     """
 
     corpus: str
@@ -83,15 +86,16 @@ class Difference:
     task: str
     mean: float
     deviation: float
-    seeds: int
+    blocks: int
     p: float = math.nan
 
     @property
     def clear(self) -> bool:
-        return self.seeds >= _FEWEST and math.isfinite(self.p) and self.p < _LEVEL
+        return self.blocks >= _FEWEST and math.isfinite(self.p) and self.p < _LEVEL
 
 
 Cell = tuple[str, str, float]
+Figures = dict[str, dict[Any, float]]  # of each arm, by block
 
 
 def cells(rows: Sequence[Measured]) -> dict[Cell, list[Measured]]:
@@ -109,36 +113,76 @@ def differences(rows: Sequence[Measured], reference: str) -> list[Difference]:
     The mean is over tasks that all arms have, of figures as they are: tasks of a corpus should have like metrics.
     """
     found: list[Difference] = []
-    for (corpus, size, flops), here in cells(rows).items():
-        signed = {(r.arm, r.task, r.seed): r.value if r.larger_is_better else -r.value for r in here}
+    for cell, here in cells(rows).items():
         tasks = list(dict.fromkeys(r.task for r in here))
-        arms = list(dict.fromkeys(r.arm for r in here))
-        seeds = sorted({r.seed for r in here})
         for group in ([""], tasks):
-            made, raw = [], []
-            for task in group:
-                over = [task] if task else tasks
-                figures = {
-                    arm: {s: float(np.mean([signed[arm, t, s] for t in over])) for s in seeds
-                          if all((arm, t, s) in signed for t in over)}
-                    for arm in arms
-                }  # fmt: skip
-                error, freedom, blocks = _error({arm: known for arm, known in figures.items() if known})
-                for arm in arms:
-                    both = [s for s in figures[arm] if s in figures.get(reference, {})]
-                    if arm == reference or not both:
-                        continue
-                    gaps = [figures[arm][s] - figures[reference][s] for s in both]
-                    deviation = float(np.std(gaps, ddof=1)) if len(gaps) > 1 else math.nan
-                    made.append(Difference(corpus, size, flops, arm, task, float(np.mean(gaps)), deviation, len(gaps)))
-                    raw.append(_p(float(np.mean([figures[arm][s] - figures[reference][s] for s in blocks])),
-                               error, freedom, len(blocks)) if blocks else math.nan)  # fmt: skip
-            found += [replace(one, p=p) for one, p in zip(made, holm(raw), strict=True)]
+            made = [
+                one
+                for task in group
+                for one in _against(_figures(here, [task] if task else tasks), reference, cell, task)
+            ]
+            found += _corrected(made)
     return found
 
 
-def _error(figures: Mapping[str, Mapping[int, float]]) -> tuple[float, int, list[int]]:
-    """Residual mean square of arms by seeds without their interaction, its degrees of freedom, and the seeds that all
+def overall(rows: Sequence[Measured], reference: str) -> list[Difference]:
+    """Every arm against the reference at every budget, over the corpora that all arms have; none of one corpus.
+
+    The blocks are corpora, each with the mean of its tasks over the sizes and seeds that all arms have: an arm that is
+    better here and worse there is not clearly better, whatever the number of seeds.
+    """
+    found: list[Difference] = []
+    for flops in sorted({row.flops for row in rows if not row.baseline}):
+        per_corpus: dict[str, Figures] = {}
+        for (corpus, size, budget), here in cells(rows).items():
+            if budget == flops:
+                tasks = list(dict.fromkeys(r.task for r in here))
+                for arm, known in _figures(here, tasks).items():
+                    of_arm = per_corpus.setdefault(corpus, {}).setdefault(arm, {})
+                    of_arm |= {(size, seed): value for seed, value in known.items()}
+        arms = list(dict.fromkeys(arm for figures in per_corpus.values() for arm in figures))
+        means: Figures = {arm: {} for arm in arms}
+        for corpus, figures in per_corpus.items():
+            shared = set.intersection(*({*figures.get(arm, {})} for arm in arms))
+            for arm in arms if shared else ():
+                means[arm][corpus] = float(np.mean([figures[arm][block] for block in shared]))
+        if all(len(known) > 1 for known in means.values()):
+            found += _corrected(_against(means, reference, ("", "", flops), ""))
+    return found
+
+
+def _figures(rows: Sequence[Measured], tasks: Sequence[str]) -> Figures:
+    """Of each arm, by seed, the mean over tasks, where it has them all; above is better."""
+    signed = {(r.arm, r.task, r.seed): r.value if r.larger_is_better else -r.value for r in rows}
+    seeds = sorted({r.seed for r in rows})
+    return {
+        arm: {s: float(np.mean([signed[arm, t, s] for t in tasks])) for s in seeds
+              if all((arm, t, s) in signed for t in tasks)}
+        for arm in dict.fromkeys(r.arm for r in rows)
+    }  # fmt: skip
+
+
+def _against(figures: Figures, reference: str, cell: Cell, task: str) -> list[Difference]:
+    """Every other arm against the reference; p as it is, not corrected."""
+    error, freedom, blocks = _error({arm: known for arm, known in figures.items() if known})
+    found = []
+    for arm, known in figures.items():
+        both = [block for block in known if block in figures.get(reference, {})]
+        if arm == reference or not both:
+            continue
+        gap = {block: known[block] - figures[reference][block] for block in both}
+        deviation = float(np.std(list(gap.values()), ddof=1)) if len(gap) > 1 else math.nan
+        p = _p(float(np.mean([gap[block] for block in blocks])), error, freedom, len(blocks)) if blocks else math.nan
+        found.append(Difference(*cell, arm, task, float(np.mean(list(gap.values()))), deviation, len(gap), p))
+    return found
+
+
+def _corrected(found: Sequence[Difference]) -> list[Difference]:
+    return [replace(one, p=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
+
+
+def _error(figures: Figures) -> tuple[float, int, list[Any]]:
+    """Residual mean square of arms by blocks without their interaction, its degrees of freedom, and the blocks that all
     arms have, from which it is taken."""
     blocks = sorted(set.intersection(*({*known} for known in figures.values()))) if figures else []
     table_AS = np.array([[known[s] for s in blocks] for known in figures.values()])
@@ -149,13 +193,13 @@ def _error(figures: Mapping[str, Mapping[int, float]]) -> tuple[float, int, list
     return float((rest_AS**2).sum()) / freedom, freedom, blocks
 
 
-def _p(mean: float, error: float, freedom: int, seeds: int) -> float:
-    """Two-sided, of a difference of two arms' means over so many seeds."""
+def _p(mean: float, error: float, freedom: int, blocks: int) -> float:
+    """Two-sided, of a difference of two arms' means over so many blocks."""
     from scipy.stats import t
 
     if not error > 0:
         return math.nan
-    return float(2 * t.sf(abs(mean) / math.sqrt(2 * error / seeds), freedom))
+    return float(2 * t.sf(abs(mean) / math.sqrt(2 * error / blocks), freedom))
 
 
 def table(rows: Sequence[Measured]) -> str:
@@ -180,29 +224,56 @@ def runs_table(trained: Sequence[Trained]) -> str:
     return text.getvalue()
 
 
-def sentences(found: Sequence[Difference], reference: str) -> list[str]:
-    """What follows, plainly: where an arm is clearly better or worse than the reference, and where nothing is clear."""
+def sentences(found: Sequence[Difference], over_all: Sequence[Difference], reference: str) -> list[str]:
+    """What follows, plainly: for each budget over all corpora; where an arm is clearly better or worse than the
+    reference in one; and that nothing else is clear.
+
+    found, over_all: of `differences` and `overall`.
+    """
     said = []
-    over = [one for one in found if one.task == ""]
-    for corpus, size in dict.fromkeys((one.corpus, one.size) for one in over):
-        for arm in dict.fromkeys(one.arm for one in over if (one.corpus, one.size) == (corpus, size)):
-            row = [one for one in over if (one.corpus, one.size, one.arm) == (corpus, size, arm)]
-            clear = [one for one in row if one.clear]
-            where = f"{corpus}, {size}: {arm}"
-            if not clear:
-                gaps = sorted({f"{one.mean:+.3f}" for one in row}, key=float)
-                gaps = gaps if len(gaps) == 1 else [gaps[0], gaps[-1]]
-                said.append(
-                    f"{where} does not differ clearly from {reference} at any budget (mean difference "
-                    f"{' to '.join(gaps)}, seeds: {max(one.seeds for one in row)})"
-                )
-            else:
-                parts = [f"{'better' if one.mean > 0 else 'worse'} at {one.flops:.3g} FLOPs ({_gap(one)}, "
-                         f"p {one.p:.2g})" for one in clear]  # fmt: skip
-                rest = len(row) - len(clear)
-                said.append(f"{where} is clearly {'; '.join(parts)} than {reference}"
-                            + (f"; at {rest} other budgets nothing is clear" if rest else ""))  # fmt: skip
+    for one in over_all:
+        how = f"{_verdict(one)} than" if one.clear else "not clearly different from"
+        p = f", p {one.p:.2g}" if math.isfinite(one.p) else ""
+        said.append(
+            f"At {one.flops:.3g} FLOPs, over {one.blocks} corpora, {one.arm} is {how} {reference} ({_gap(one)}{p})"
+        )
+    means = [one for one in found if one.task == ""]
+    for corpus, size, arm in dict.fromkeys((one.corpus, one.size, one.arm) for one in means):
+        here = [one for one in means if (one.corpus, one.size, one.arm) == (corpus, size, arm)]
+        parts = [f"{_verdict(one)} at {one.flops:.3g} FLOPs ({_gap(one)}, p {one.p:.2g})" for one in here if one.clear]
+        if parts:
+            said.append(f"{corpus}, {size}: {arm} is {'; '.join(parts)} than {reference}")
+    rest = [one for one in means if not one.clear]
+    if rest:
+        fewest = min(one.blocks for one in rest)
+        few = f" ({_FEWEST} seeds are the least for that; some have {fewest})" if fewest < _FEWEST else ""
+        said.append(f"On the mean of a corpus' tasks nothing {'else ' * (len(rest) < len(means))}differs clearly from "
+                    f"{reference}{few}")  # fmt: skip
     return said
+
+
+def _verdict(one: Difference) -> str:
+    return f"clearly {'better' if one.mean > 0 else 'worse'}"
+
+
+def _overview(found: Sequence[Difference], over_all: Sequence[Difference], reference: str) -> list[str]:
+    """One table: arms by corpora, sizes and budgets, on the mean of tasks."""
+    means = [one for one in (*found, *over_all) if one.task == ""]
+    arms = list(dict.fromkeys(one.arm for one in means))
+    known = {(one.corpus, one.size, one.flops, one.arm): one for one in means}
+    lines = ["", "## Mean over tasks", "",
+             f"Differences to {reference}, above 0 is better (+ clearly better, - clearly worse).", "",
+             f"| | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]  # fmt: skip
+    for corpus, size, flops in dict.fromkeys(key[:3] for key in known):
+        here = [known.get((corpus, size, flops, arm)) for arm in arms]
+        shown = ["-" if one is None else _gap(one) + _mark(one) for one in here]
+        where = f"{corpus}, {size}" if corpus else "**all corpora**"
+        lines.append(f"| {where}, {flops:.3g} | {' | '.join(shown)} |")
+    return lines
+
+
+def _mark(one: Difference | None) -> str:
+    return "" if one is None or not one.clear else " +" if one.mean > 0 else " -"
 
 
 def document(
@@ -210,11 +281,12 @@ def document(
     reference: str, complete: bool, stem: str,
 ) -> str:  # fmt: skip
     """The Markdown page."""
-    found = differences(rows, reference)
+    found, over_all = differences(rows, reference), overall(rows, reference)
     lines = [f"# {title}", ""]
     if not complete:
         lines += ["*The study is under way: what stands here is what has been run so far.*", ""]
-    lines += [f"- {text}." for text in sentences(found, reference)] or ["Nothing has been run yet."]
+    lines += [f"- {text}." for text in sentences(found, over_all, reference)] or ["Nothing has been run yet."]
+    lines += _overview(found, over_all, reference) if found else []
     if rates:
         lines += ["", "## Learning rates", "",
                   "Searched on each corpus at the smallest size, carried to the others by muP.", ""]  # fmt: skip
@@ -224,7 +296,7 @@ def document(
             cells_ = [f"{rates[corpus, arm]:.3g}" if (corpus, arm) in rates else "-" for arm in arms]
             lines.append(f"| {corpus} | {' | '.join(cells_)} |")
     for corpus in dict.fromkeys(row.corpus for row in rows):
-        lines += ["", f"## {corpus}", "", f"![quality against FLOPs]({stem}-{corpus}.svg)", ""]
+        lines += ["", f"## {corpus}", "", f"![quality against FLOPs]({stem}-{corpus}.svg)"]
         lines += _corpus_tables([row for row in rows if row.corpus == corpus], found, reference)
         lines += _training_table([one for one in trained if one.corpus == corpus], stem)
     return "\n".join(lines) + "\n"
@@ -250,7 +322,7 @@ def _training_table(trained: Sequence[Trained], stem: str) -> list[str]:
 def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], reference: str) -> list[str]:
     """One table for each size and budget: arms by tasks, mean and deviation over seeds; what is clear is marked."""
     lines = []
-    clear = {(o.corpus, o.size, o.flops, o.arm, o.task): o for o in found if o.clear}
+    known = {(o.corpus, o.size, o.flops, o.arm, o.task): o for o in found}
     tasks = list(dict.fromkeys(row.task for row in rows))
     metric = {row.task: row.metric for row in rows}
     for cell, here in cells(rows).items():
@@ -264,10 +336,9 @@ def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], refere
             row_cells = []
             for task in tasks:
                 values = [r.value for r in here if (r.arm, r.task) == (arm, task)]
-                mark = clear.get((corpus, size, flops, arm, task))
-                row_cells.append(_cell(values) + ("" if mark is None else " +" if mark.mean > 0 else " -"))
-            whole = next((o for o in found if (o.corpus, o.size, o.flops, o.arm, o.task) == (*cell, arm, "")), None)
-            last = "" if whole is None else _gap(whole) + (" *" if whole.clear else "")
+                row_cells.append(_cell(values) + _mark(known.get((corpus, size, flops, arm, task))))
+            whole = known.get((*cell, arm, ""))
+            last = "" if whole is None else _gap(whole) + _mark(whole)
             lines.append(f"| {arm} | {' | '.join(row_cells)} | {last} |")
     baselines = [row for row in rows if row.baseline]
     if baselines:
@@ -279,8 +350,8 @@ def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], refere
             "|---" * (len(tasks) + 1) + "|",
         ]
         for arm in dict.fromkeys(row.arm for row in baselines):
-            known = {row.task: row.value for row in baselines if row.arm == arm}
-            lines.append(f"| {arm} | {' | '.join(f'{known[t]:.3f}' if t in known else '-' for t in tasks)} |")
+            value = {row.task: row.value for row in baselines if row.arm == arm}
+            lines.append(f"| {arm} | {' | '.join(f'{value[t]:.3f}' if t in value else '-' for t in tasks)} |")
     return lines
 
 
@@ -352,7 +423,8 @@ def write(
         picture = plots.to_svg(curves([row for row in rows if row.corpus == corpus]))
         write_file(folder / f"study-{corpus}.svg", picture.replace("<svg ", _FILE, 1))
     write_file(folder / "study.md", document(rows, trained, rates, title, reference, complete, "study"))
-    return "\n".join(sentences(differences(rows, reference), reference)) or "nothing to compare yet"
+    said = sentences(differences(rows, reference), overall(rows, reference), reference)
+    return "\n".join(said) or "nothing to compare yet"
 
 
 def publish(folder: Path, out: Path) -> None:
