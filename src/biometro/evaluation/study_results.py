@@ -366,7 +366,7 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def curves(rows: Sequence[Measured]) -> Figure:
-    """Mean over tasks against FLOPs, a line for each arm (colour) and size (style), with deviations over seeds; the
+    """Mean over tasks against FLOPs, a line for each arm (colour) and size (style and mark), with deviations over seeds; the
     best baseline's mean is dashed. All figures signed so that more is better. Lines stand a little apart."""
     models = [row for row in rows if not row.baseline]
     tasks = {row.task for row in models}
@@ -375,7 +375,7 @@ def curves(rows: Sequence[Measured]) -> Figure:
         axes = figure.add_subplot(xlabel="training FLOPs", ylabel="mean over tasks", xscale="log")
         arms, sizes = (list(dict.fromkeys(getattr(row, name) for row in models)) for name in ("arm", "size"))
         for arm, (colour, _) in zip(arms, LOOKS * len(arms), strict=False):
-            for size, style in zip(sizes, ("-", "--", ":", "-.") * len(sizes), strict=False):
+            for size, style in zip(sizes, ("o-", "s--", "^:", "D-.") * len(sizes), strict=False):
                 x, y, bars = [], [], []
                 for flops in sorted({row.flops for row in models}):
                     each = _means([r for r in models if (r.arm, r.size, r.flops) == (arm, size, flops)], tasks)
@@ -384,7 +384,7 @@ def curves(rows: Sequence[Measured]) -> Figure:
                         y.append(float(np.mean(each)))
                         bars.append(float(np.std(each, ddof=1)) if len(each) > 1 else 0.0)
                 if x:
-                    axes.errorbar(x, y, bars, fmt=f"o{style}", color=colour, markersize=3.5, linewidth=1.3,
+                    axes.errorbar(x, y, bars, fmt=style, color=colour, markersize=3.5, linewidth=1.3,
                                   elinewidth=0.8, label=f"{arm}, {size}")  # fmt: skip
         best = [float(np.mean(v)) for v in _baselines(rows, tasks).values()]
         if best:
