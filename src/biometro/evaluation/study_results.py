@@ -366,8 +366,8 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def curves(rows: Sequence[Measured]) -> Figure:
-    """Mean over tasks against FLOPs, a line for each arm (colour) and size (style and mark), with deviations over seeds; the
-    best baseline's mean is dashed. All figures signed so that more is better. Lines stand a little apart."""
+    """Mean over tasks against FLOPs, a line for each arm (colour) and size (style and mark), with deviations over
+    seeds; the best baseline's mean is dashed. All figures signed so that more is better. Lines stand a little apart."""
     models = [row for row in rows if not row.baseline]
     tasks = {row.task for row in models}
     with matplotlib.rc_context(plots.STYLE):
