@@ -28,6 +28,8 @@ def test_values_and_gradients_are_those_of_torch(
     offset = layer.bias.detach().double().requires_grad_() if bias else None
     probe = torch.randn(rows, 80)
     out, expected = layer(x), F.linear(y, weight, offset)
+    by_onednn = onednn and rows > 0 and torch.backends.mkldnn.is_available()
+    assert ("Differentiable" in out.grad_fn.name()) == by_onednn
     (out * probe).sum().backward()
     (expected * probe).sum().backward()
     torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
