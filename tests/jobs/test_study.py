@@ -153,18 +153,36 @@ def test_mistakes_are_said(recipe: Path, tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             study(**options(recipe, tmp_path / "s", **more))
-    _same(tmp_path, {"arms": {"a": {"x": 1}}, "sizes": {"S": {}}, "rates": {}, "seed": 0})
-    more = {"arms": {"b": {}, "a": {"x": 1}}, "sizes": {"S": {}, "M": {}}, "rates": {}, "seed": 0}
-    _same(tmp_path, more)
-    for changed, what in (
-        ({"arms": {"a": {"x": 2}, "b": {}}}, "another arms"), ({"arms": {"a": {"x": 1}}}, "another arms"),
-        ({"seed": 1}, "another seed"), ({"sizes": {"M": {}, "S": {}}}, "searched at the size 'S'"),
-    ):  # fmt: skip
-        with pytest.raises(UserError, match=what):
-            _same(tmp_path, more | changed)
     names = {_Run("c", "S", flops, arm, 0).name for flops in (1e12, 1.4e12) for arm in ("a b", "c")}
     assert len(names) == 4
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "study.yaml").write_text("arms: {}\n")
-    with pytest.raises(UserError, match="holds a study with another"):
+    with pytest.raises(UserError, match="is damaged"):
         study(**options(recipe, tmp_path / "t"))
+
+
+def test_what_has_runs_stays_as_it_is(tmp_path: Path) -> None:
+    begun = {"corpora": {"c": {}}, "arms": {"a": {"x": 1}}, "sizes": {"S": {}}, "rates": {}, "seed": 0}
+    _same(tmp_path, begun)
+    for wrong in ({"arms": {"a": {"y": 1}}}, {"corpora": {"d": {}}}, {"sizes": {"M": {}}}):
+        _same(tmp_path, begun | wrong)  # its first job was refused: nothing has run
+    _same(tmp_path, begun)
+    trial = tmp_path / "c" / "rates" / "a" / "trials" / "0123" / "seed-0" / "metrics.jsonl"
+    run = tmp_path / "c" / _Run("c", "S", 1e9, "a", 0).name / "metrics.jsonl"
+    for made in (trial, run):
+        made.parent.mkdir(parents=True)
+        made.write_text("{}\n")
+        more = begun | {"arms": {"b": {}, "a": {"x": 1}}, "sizes": {"S": {}, "M": {}}}
+        _same(tmp_path, more)
+        _same(tmp_path, more | {"arms": {"a": {"x": 1}, "b": {"x": 2}}})
+        for changed, what in (
+            ({"arms": {"a": {"x": 2}, "b": {}}}, "another arms.a"), ({"arms": {"b": {}}}, "another arms.a"),
+            ({"sizes": {"S": {"w": 1}}}, "another sizes.S"), ({"corpora": {}}, "another corpora.c"),
+            ({"seed": 1}, "another seed"),
+        ):  # fmt: skip
+            with pytest.raises(UserError, match=what):
+                _same(tmp_path, more | changed)
+        if made is trial:
+            with pytest.raises(UserError, match="searched at the size 'S'"):
+                _same(tmp_path, more | {"sizes": {"M": {}, "S": {}}})
+            made.unlink()

@@ -5,6 +5,7 @@ corpora x arms ─▶ rate of each, at the smallest size ─▶ x sizes x budget
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
@@ -30,6 +31,8 @@ from biometro.training.tracking import read_metrics
 from biometro.untrusted import read_json, read_yaml
 
 _GROW = ("corpora", "arms", "sizes")  # entries may be added to these
+_METRICS = "metrics.jsonl"  # of a run that has begun to train
+_TRIAL = f"trials/*/*/{_METRICS}"
 
 
 @dataclass(frozen=True)
@@ -218,24 +221,35 @@ def _check(
 
 def _same(folder: Path, options: Mapping[str, Any]) -> None:
     """Keep the options; raises UserError where the folder holds a study of others. Seeds, budgets and the place of the
-    tasks' data may change, and corpora, arms and sizes be added: they add runs."""
+    tasks' data may change, and corpora, arms and sizes be added: they add runs. Those without a run, such as one whose
+    options were refused, may change too, or be left out."""
     path = folder / "study.yaml"
     now = json.loads(json.dumps(options))
     if path.exists():
         before = read_yaml(path)
-        before = before if isinstance(before, dict) else {}
-        differ = []
-        for name, value in now.items():
-            kept = before.get(name)
-            named = {key: value.get(key) for key in kept} if name in _GROW and isinstance(kept, dict) else value
-            differ += [name] if named != kept else []
+        if not isinstance(before, dict) or not all(isinstance(before.get(name), dict) for name in _GROW):
+            raise UserError(f"{path}: is damaged; name another run")
+        differ = [name for name, value in now.items() if name not in _GROW and value != before.get(name)]
+        first = next(iter(before["sizes"]), None)
+        for name in _GROW:
+            differ += [f"{name}.{entry}" for entry, said in before[name].items()
+                       if now[name].get(entry) != said and _has_run(folder, name, entry, entry == first)]  # fmt: skip
         if differ:
             raise UserError(f"{folder}: holds a study with another {', '.join(differ)}; name another run")
-        if now["rates"] is not None and next(iter(now["sizes"])) != next(iter(before["sizes"])):
-            raise UserError(
-                f"{folder}: its rates were searched at the size {next(iter(before['sizes']))!r}; name it first"
-            )
+        if now["rates"] is not None and next(iter(now["sizes"])) != first and any(folder.glob(f"*/rates/*/{_TRIAL}")):
+            raise UserError(f"{folder}: its rates were searched at the size {first!r}; name it first")
     write_file(path, yaml.safe_dump(now, sort_keys=False))
+
+
+def _has_run(folder: Path, what: str, name: str, searched: bool) -> bool:
+    """Whether a run of this corpus, arm or size has begun to train; `searched`: the size is that of the rates."""
+    name = glob.escape(_folder(name) if what != "corpora" else name)
+    patterns = {
+        "corpora": [f"{name}/*/{_METRICS}", f"{name}/rates/*/{_TRIAL}"],
+        "arms": [f"*/*-{name}-*/{_METRICS}", f"*/rates/{name}/{_TRIAL}"],
+        "sizes": [f"*/{name}-*/{_METRICS}", *([f"*/rates/*/{_TRIAL}"] if searched else [])],
+    }[what]
+    return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def _options(
@@ -369,7 +383,7 @@ def _trained(folder: Path, runs: Iterable[_Run]) -> list[Trained]:
     found = []
     for one in runs:
         place = folder / one.corpus / one.name
-        rows = read_metrics(place / "metrics.jsonl")
+        rows = read_metrics(place / _METRICS)
         train = [row for row in rows if row.get("split") == "train"]
         valid = [row for row in rows if row.get("split") == "valid"]
         if _is_done(place) and train:
