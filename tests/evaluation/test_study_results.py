@@ -43,7 +43,11 @@ def rows(gap: float, noise: float = 0.01, seeds: int = 4) -> list[Measured]:
     baseline = [
         Measured("tcr", "", 0.0, "k-mers", 0, t, m, 0.9 if la else 1.0, la, baseline=True) for t, m, la in TASKS
     ]
-    return found + baseline
+    untrained = [
+        Measured("tcr", "S", 0.0, "untrained", s, t, m, 0.4 + s / 10 if la else 1.0, la, baseline=True)
+        for t, m, la in TASKS for s in (0, 1)
+    ]  # fmt: skip
+    return found + baseline + untrained
 
 
 def test_differences_are_paired_by_seed_and_above_0_is_better() -> None:
@@ -92,7 +96,7 @@ def test_sentences_say_what_is_clear() -> None:
     assert "tcr, S: metro is clearly better at 1e+13 FLOPs (+0.097 ± 0.014" in said(0.1)[0] and len(said(0.1)) == 1
     assert "tcr, S: metro is clearly worse at 1e+13 FLOPs (-0.103 ± 0.014" in said(-0.1)[0]
     assert said(0.0) == ["On the mean of a corpus' tasks nothing differs clearly from mlm"]
-    assert "3 seeds are the least for that; some have 1" in said(0.1, seeds=1)[0]
+    assert said(0.1, seeds=1) == ["1 of 1 comparisons on one corpus have fewer than 3 seeds: no verdict"]
     assert all(math.isnan(d.p) for d in differences(rows(0.1, seeds=1), "mlm"))
 
 
@@ -155,12 +159,15 @@ def test_the_page_and_what_is_published(tmp_path: Path) -> None:
         "| tcr | 0.001 | 0.002 |",
         "k-mers | 0.900 | 1.000",
         "## Mean over tasks",
-        "| tcr, S, 1e+13 | +0.097 ± 0.014 + |",
+        "| tcr, S, 1e+13 | +0.097 ± 0.014 ▲ |",
+        "over 4 seeds; ▲ clearly better",
+        "means over 2 seeds",
+        "| untrained, S | 0.450 ± 0.071 | 1.000 ± 0.000 |",
     ):
         assert text in page
     minidom.parse(str(tmp_path / "docs" / "results-tcr.svg"))  # XML in its own right, not a part of a page
     found = list(csv.DictReader(io.StringIO((tmp_path / "docs" / "results.csv").read_text())))
-    assert len(found) == 18 and found[0]["value"] == f"{rows(0.1)[0].value:.6g}"
+    assert len(found) == 22 and found[0]["value"] == f"{rows(0.1)[0].value:.6g}"
     runs = list(csv.DictReader(io.StringIO((tmp_path / "docs" / "results-runs.csv").read_text())))
     assert [(row["arm"], row["seed"], row["steps"], row["aux_loss"]) for row in runs] == [
         ("mlm", "0", "100", ""), ("mlm", "1", "101", ""), ("metro", "0", "100", "2"), ("metro", "1", "101", "3"),

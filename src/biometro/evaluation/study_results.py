@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from biometro.files import write_file
 
 _LEVEL = 0.05
 _TOLD = ("mlm_masked_loss", "aux_loss", "aux_masked_loss", "replaced", "rtd_gain", "rtd_ap", "clm_loss",
-         "clm_masked_loss")  # fmt: skip
+         "clm_masked_loss", "clm_accuracy_replaced", "clm_accuracy_kept")  # fmt: skip
 _FEWEST = 3  # seeds from which anything is called clear
 # A picture that stands alone says what its names mean.
 _FILE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="color:#555" '
@@ -35,7 +35,8 @@ _FILE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/
 
 @dataclass(frozen=True)
 class Measured:
-    """One figure of one model, or of a baseline, which has neither size, budget nor seed."""
+    """One figure of one model, or of a baseline, which has no budget, and no size and seed unless it is an untrained
+    model."""
 
     corpus: str
     size: str
@@ -153,13 +154,18 @@ def overall(rows: Sequence[Measured], reference: str) -> list[Difference]:
 
 def _figures(rows: Sequence[Measured], tasks: Sequence[str]) -> Figures:
     """Of each arm, by seed, the mean over tasks, where it has them all; above is better."""
-    signed = {(r.arm, r.task, r.seed): r.value if r.larger_is_better else -r.value for r in rows}
+    signed = {(r.arm, r.task, r.seed): _signed(r) for r in rows}
     seeds = sorted({r.seed for r in rows})
     return {
         arm: {s: float(np.mean([signed[arm, t, s] for t in tasks])) for s in seeds
               if all((arm, t, s) in signed for t in tasks)}
         for arm in dict.fromkeys(r.arm for r in rows)
     }  # fmt: skip
+
+
+def _signed(row: Measured) -> float:
+    """Above is better."""
+    return row.value if row.larger_is_better else -row.value
 
 
 def _against(figures: Figures, reference: str, cell: Cell, task: str) -> list[Difference]:
@@ -244,11 +250,12 @@ def sentences(found: Sequence[Difference], over_all: Sequence[Difference], refer
         if parts:
             said.append(f"{corpus}, {size}: {arm} is {'; '.join(parts)} than {reference}")
     rest = [one for one in means if not one.clear]
-    if rest:
-        fewest = min(one.blocks for one in rest)
-        few = f" ({_FEWEST} seeds are the least for that; some have {fewest})" if fewest < _FEWEST else ""
-        said.append(f"On the mean of a corpus' tasks nothing {'else ' * (len(rest) < len(means))}differs clearly from "
-                    f"{reference}{few}")  # fmt: skip
+    few = [one for one in rest if one.blocks < _FEWEST]
+    if len(few) < len(rest):
+        what = "nothing else" if len(rest) < len(means) else "nothing"
+        said.append(f"On the mean of a corpus' tasks {what} differs clearly from {reference}")
+    if few:
+        said.append(f"{len(few)} of {len(means)} comparisons on one corpus have fewer than {_FEWEST} seeds: no verdict")
     return said
 
 
@@ -262,7 +269,8 @@ def _overview(found: Sequence[Difference], over_all: Sequence[Difference], refer
     arms = list(dict.fromkeys(one.arm for one in means))
     known = {(one.corpus, one.size, one.flops, one.arm): one for one in means}
     lines = ["", "## Mean over tasks", "",
-             f"Differences to {reference}, above 0 is better (+ clearly better, - clearly worse).", "",
+             f"Differences to {reference} over seeds, mean ± standard deviation (of all corpora: over corpora); above "
+             "0 is better (▲ clearly better, ▼ clearly worse).", "",
              f"| | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]  # fmt: skip
     for corpus, size, flops in dict.fromkeys(key[:3] for key in known):
         here = [known.get((corpus, size, flops, arm)) for arm in arms]
@@ -273,7 +281,7 @@ def _overview(found: Sequence[Difference], over_all: Sequence[Difference], refer
 
 
 def _mark(one: Difference | None) -> str:
-    return "" if one is None or not one.clear else " +" if one.mean > 0 else " -"
+    return "" if one is None or not one.clear else " ▲" if one.mean > 0 else " ▼"
 
 
 def document(
@@ -307,9 +315,12 @@ def _training_table(trained: Sequence[Trained], stem: str) -> list[str]:
     if not trained:
         return []
     names = list(dict.fromkeys(name for one in trained for name in one.held_out if name in _TOLD))
-    lines = ["", f"What they read, and their own held-out figures (means over seeds; all runs: `{stem}-runs.csv`):", "",
+    cells_ = dict.fromkeys((one.size, one.flops, one.arm) for one in trained)
+    seeds = _numbers([sum((o.size, o.flops, o.arm) == cell for o in trained) for cell in cells_])
+    lines = ["", f"What they read, and their own held-out figures (means over {seeds} seeds; all runs: "
+             f"`{stem}-runs.csv`):", "",
              f"| | steps | tokens (M) | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]  # fmt: skip
-    for cell in dict.fromkeys((one.size, one.flops, one.arm) for one in trained):
+    for cell in cells_:
         here = [one for one in trained if (one.size, one.flops, one.arm) == cell]
         told = [[one.held_out[name] for one in here if name in one.held_out] for name in names]
         shown = " | ".join(f"{np.mean(values):.3f}" if values else "-" for values in told)
@@ -327,7 +338,9 @@ def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], refere
     metric = {row.task: row.metric for row in rows}
     for cell, here in cells(rows).items():
         corpus, size, flops = cell
-        lines += ["", f"**{size}, {flops:.3g} FLOPs** (marked: clearly better (+) or worse (-) than {reference})", ""]
+        seeds = _numbers([len({r.seed for r in here if r.arm == arm}) for arm in {r.arm for r in here}])
+        lines += ["", f"**{size}, {flops:.3g} FLOPs** (mean ± standard deviation over {seeds} seeds; ▲ clearly better, "
+                  f"▼ clearly worse than {reference})", ""]  # fmt: skip
         lines += [
             f"| | {' | '.join(f'{t} ({metric[t]})' for t in tasks)} | mean difference |",
             "|---" * (len(tasks) + 2) + "|",
@@ -342,17 +355,26 @@ def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], refere
             lines.append(f"| {arm} | {' | '.join(row_cells)} | {last} |")
     baselines = [row for row in rows if row.baseline]
     if baselines:
-        lines += [
-            "",
-            "Baselines, which know letters alone:",
-            "",
-            f"| | {' | '.join(tasks)} |",
-            "|---" * (len(tasks) + 1) + "|",
-        ]
-        for arm in dict.fromkeys(row.arm for row in baselines):
-            value = {row.task: row.value for row in baselines if row.arm == arm}
-            lines.append(f"| {arm} | {' | '.join(f'{value[t]:.3f}' if t in value else '-' for t in tasks)} |")
+        lines += ["", "Baselines, which know letters alone, and models that nothing has trained:", "",
+                  f"| | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]  # fmt: skip
+        for name, here in _by_baseline(baselines).items():
+            shown = [_cell([row.value for row in here if row.task == task]) for task in tasks]
+            lines.append(f"| {name} | {' | '.join(shown)} |")
     return lines
+
+
+def _by_baseline(rows: Iterable[Measured]) -> dict[str, list[Measured]]:
+    """By name; an untrained model's has its size."""
+    found: dict[str, list[Measured]] = {}
+    for row in rows:
+        if row.baseline:
+            found.setdefault(f"{row.arm}, {row.size}" if row.size else row.arm, []).append(row)
+    return found
+
+
+def _numbers(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _gap(one: Difference) -> str:
@@ -367,7 +389,8 @@ def _cell(values: Sequence[float]) -> str:
 
 def curves(rows: Sequence[Measured]) -> Figure:
     """Mean over tasks against FLOPs, a line for each arm (colour) and size (style and mark), with deviations over
-    seeds; the best baseline's mean is dashed. All figures signed so that more is better. Lines stand a little apart."""
+    seeds; in grey the mean of each task's best baseline and of untrained models. All figures signed so that more is
+    better. Lines stand a little apart."""
     models = [row for row in rows if not row.baseline]
     tasks = {row.task for row in models}
     with matplotlib.rc_context(plots.STYLE):
@@ -386,9 +409,13 @@ def curves(rows: Sequence[Measured]) -> Figure:
                 if x:
                     axes.errorbar(x, y, bars, fmt=style, color=colour, markersize=3.5, linewidth=1.3,
                                   elinewidth=0.8, label=f"{arm}, {size}")  # fmt: skip
-        best = [float(np.mean(v)) for v in _baselines(rows, tasks).values()]
-        if best:
-            axes.axhline(max(best), color=GREY, linestyle="--", linewidth=1, label="best baseline")
+        letters = [row for row in rows if row.baseline and not row.size]
+        best = [max((_signed(row) for row in letters if row.task == task), default=math.nan) for task in tasks]
+        grey = {"best baselines": [] if np.isnan(best).any() else [float(np.mean(best))]}
+        grey |= {name: _means(here, tasks) for name, here in _by_baseline(r for r in rows if r.size).items()}
+        for (name, values), style in zip(grey.items(), ("--", ":", "-.") * len(grey), strict=False):
+            if values:
+                axes.axhline(float(np.mean(values)), color=GREY, linestyle=style, linewidth=1, label=name)
         budgets = [row.flops for row in models]
         axes.set_xlim(min(budgets) / 1.5, max(budgets) * 1.5)  # one budget alone would have no width
         figure.legend(loc="outside right upper", fontsize=7, frameon=False)
@@ -399,16 +426,8 @@ def _means(rows: Sequence[Measured], tasks: set[str]) -> list[float]:
     """Of each seed that has all tasks, the mean of its signed figures."""
     seeds: dict[int, dict[str, float]] = {}
     for row in rows:
-        seeds.setdefault(row.seed, {})[row.task] = row.value if row.larger_is_better else -row.value
+        seeds.setdefault(row.seed, {})[row.task] = _signed(row)
     return [float(np.mean(list(found.values()))) for found in seeds.values() if {*found} == tasks]
-
-
-def _baselines(rows: Sequence[Measured], tasks: set[str]) -> dict[str, list[float]]:
-    found: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if row.baseline:
-            found.setdefault(row.arm, {})[row.task] = row.value if row.larger_is_better else -row.value
-    return {name: list(values.values()) for name, values in found.items() if {*values} == tasks}
 
 
 def write(

@@ -60,7 +60,7 @@ class Studied:
 
 @dataclass(frozen=True)
 class _Run:
-    """One model to train."""
+    """One model to train; of no FLOPs, one that is examined as it starts."""
 
     corpus: str
     size: str
@@ -103,7 +103,8 @@ def study(
 
     The learning rate of each arm is searched on each corpus at the first size, and carried to the others by muP. Then
     every arm is trained at every size, budget and seed, the smallest budgets first, and all models are examined by the
-    corpus' tasks. Leaves in the run folder a folder for each corpus (rates/, runs, evaluation/), study.csv (a row for
+    corpus' tasks, beside baselines and models of each size that nothing has trained (weights as `reference` starts).
+    Leaves in the run folder a folder for each corpus (rates/, runs, evaluation/), study.csv (a row for
     each model and task), study-runs.csv (what each run read and learnt) and study.md with its pictures: tables, curves
     and what follows from them, so far.
 
@@ -141,12 +142,12 @@ def study(
                    "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed})  # fmt: skip
     with StopRequest(max_minutes) as request:
         chosen, stopped = _rates(folder, corpora, arms, sizes, rates, tune_flops, metrics or {}, workers, seed, request)
-        rounds = list(_rounds(corpora, arms, sizes, flops, seeds, seed))
+        rounds = list(_rounds(corpora, arms, sizes, flops, seeds, seed, reference))
         rows = _known(folder, corpora, rounds)
         commands = []
         for group in rounds if stopped is None else ():
             for one in group:
-                if (one.size, one.flops, one.seed) == (next(iter(sizes)), tune_flops, seed):
+                if one.flops and (one.size, one.flops, one.seed) == (next(iter(sizes)), tune_flops, seed):
                     _take_trial(folder, one, chosen[one.corpus, one.arm])
             commands.append({one: _command(one, corpora, arms, sizes, chosen) for one in group})
         try:
@@ -267,12 +268,15 @@ def _options(
 
 def _rounds(
     corpora: Mapping[str, Any], arms: Mapping[str, Any], sizes: Mapping[str, Any], flops: list[float], seeds: int,
-    seed: int,
+    seed: int, reference: str,
 ) -> Iterator[list[_Run]]:  # fmt: skip
-    """Runs of one budget and seed, the cheapest first, so that every state of a study compares all arms."""
+    """Runs of one budget and seed, the cheapest first, so that every state of a study compares all arms. With the first
+    budget go the models of each seed that nothing has trained."""
     for budget in sorted(flops):
         for number in range(seed, seed + seeds):
-            yield [_Run(corpus, size, budget, arm, number) for corpus in corpora for size in sizes for arm in arms]
+            made = [(budget, arm) for arm in arms]
+            made = [(0.0, reference), *made] if budget == min(flops) else made
+            yield [_Run(corpus, size, *one, number) for corpus in corpora for size in sizes for one in made]
 
 
 def _command(
@@ -284,6 +288,9 @@ def _command(
     options = _options(one.corpus, corpus, arms[one.arm], sizes[one.size], one.flops, one.seed)
     if (one.corpus, one.arm) in rates:
         options["training.optimizer.lr"] = rates[one.corpus, one.arm]
+    if not one.flops:  # a step at this rate leaves the weights where they start
+        del options["training.flops"]
+        options |= {"training.steps": 1, "training.optimizer.lr": 1e-12}
     given = [f"--config={corpus.recipe}", *(search.as_option(key, value) for key, value in options.items())]
     return [*given, f"--seed={one.seed}", "--report=false"]
 
@@ -381,7 +388,7 @@ def _train(
 def _trained(folder: Path, runs: Iterable[_Run]) -> list[Trained]:
     """What the runs that are done came to."""
     found = []
-    for one in runs:
+    for one in (one for one in runs if one.flops):
         place = folder / one.corpus / one.name
         rows = read_metrics(place / _METRICS)
         train = [row for row in rows if row.get("split") == "train"]
@@ -441,5 +448,6 @@ def _read(folder: Path, name: str, runs: list[_Run]) -> list[Measured]:
             if score["model"] is None:
                 found.append(Measured(name, "", 0.0, method, 0, *what, baseline=True))
             elif one is not None and task["main"][score["model"]] == method:
-                found.append(Measured(name, one.size, one.flops, one.arm, one.seed, *what))
+                arm = one.arm if one.flops else "untrained"
+                found.append(Measured(name, one.size, one.flops, arm, one.seed, *what, baseline=not one.flops))
     return found
