@@ -82,11 +82,31 @@ def test_with_more_arms_the_deviation_is_that_of_all() -> None:
     order = np.argsort(raw)
     expected = np.maximum.accumulate(np.sort(raw) * [3, 2, 1])
     assert [found[arms[1 + i]].p for i in order] == pytest.approx(expected)
-    lacking = [r for r in some if (r.arm, r.seed) != ("c", 2)]  # tested on the seeds that all arms have
-    partly = {one.arm: one for one in differences(lacking, "mlm") if one.task == "binding"}
-    fewer = {one.arm: one for one in differences([r for r in some if r.seed != 2], "mlm") if one.task == "binding"}
-    assert [partly[a].p for a in arms[1:]] == pytest.approx([fewer[a].p for a in arms[1:]])
-    assert partly["c"].blocks == 2 and partly["a"].mean == found["a"].mean
+    few = [r for r in some if (r.arm, r.seed) != ("c", 2)]  # two seeds are left that all arms have: no verdict on any
+    assert all(math.isnan(one.p) for one in differences(few, "mlm"))
+
+
+def test_a_seed_that_one_arm_lacks_counts_for_the_others() -> None:
+    """The deviation is that of the seeds that all arms have; the difference that of all that the two have."""
+    random = np.random.default_rng(3)
+    some = [
+        Measured("tcr", "S", 1e13, arm, s, "binding", "auroc", 0.1 * s + 0.05 * i + 0.03 * random.standard_normal())
+        for i, arm in enumerate(("mlm", "a", "c")) for s in range(4)
+    ]  # fmt: skip
+    lacking = [r for r in some if (r.arm, r.seed) != ("c", 3)]
+    whole = {arm: np.array([r.value for r in some if r.arm == arm]) for arm in ("mlm", "a", "c")}
+    shared = np.array([values[:3] for values in whole.values()])
+    rest = shared - shared.mean(1, keepdims=True) - shared.mean(0) + shared.mean()
+    error = (rest**2).sum() / 4
+    raw = {}
+    for arm, seeds in (("a", 4), ("c", 3)):
+        mean = (whole[arm] - whole["mlm"])[:seeds].mean()
+        raw[arm] = 2 * student.sf(abs(mean) / np.sqrt(2 * error / seeds), 4)
+    found = {one.arm: one for one in differences(lacking, "mlm") if one.task == ""}
+    assert (found["a"].blocks, found["c"].blocks) == (4, 3)
+    least, most = sorted(raw, key=lambda arm: raw[arm])
+    assert found[least].p == pytest.approx(2 * raw[least])
+    assert found[most].p == pytest.approx(max(2 * raw[least], raw[most]))
 
 
 def test_sentences_say_what_is_clear() -> None:
@@ -96,7 +116,9 @@ def test_sentences_say_what_is_clear() -> None:
     assert "tcr, S: metro is clearly better at 1e+13 FLOPs (+0.097 ± 0.014" in said(0.1)[0] and len(said(0.1)) == 1
     assert "tcr, S: metro is clearly worse at 1e+13 FLOPs (-0.103 ± 0.014" in said(-0.1)[0]
     assert said(0.0) == ["On the mean of a corpus' tasks nothing differs clearly from mlm"]
-    assert said(0.1, seeds=1) == ["1 of 1 comparisons on one corpus have fewer than 3 seeds: no verdict"]
+    assert said(0.1, seeds=1) == [
+        "1 of 1 comparisons on one corpus have too few seeds for a verdict (3 that all arms have)"
+    ]
     assert all(math.isnan(d.p) for d in differences(rows(0.1, seeds=1), "mlm"))
 
 

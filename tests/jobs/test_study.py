@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,18 @@ from biometro import cli
 from biometro.errors import UserError
 from biometro.evaluation.tasks import find
 from biometro.jobs import study as jobs_study
-from biometro.jobs.study import StudyCorpus, _options, _Run, _run_all, _same, _StoppedError, study
+from biometro.jobs.study import (
+    StudyCorpus,
+    _command,
+    _options,
+    _read,
+    _rounds,
+    _Run,
+    _run_all,
+    _same,
+    _StoppedError,
+    study,
+)
 from biometro.training import search
 from biometro.training.signals import StopRequest
 from conftest import recipes_of
@@ -63,7 +76,7 @@ def test_a_study_from_rates_to_its_page(recipe: Path, tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "docs" / "study.csv").open()))
     assert {row["size"] for row in rows if row["baseline"] == "False"} == {"S"}
     page = (tmp_path / "docs" / "study.md").read_text()
-    assert "1 of 1 comparisons on one corpus have fewer than 3 seeds" in page and "under way" not in page
+    assert "1 of 1 comparisons on one corpus have too few seeds" in page and "under way" not in page
     assert [(row["arm"], row["size"]) for row in rows if row["baseline"] == "True"][-1] == ("untrained", "S")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("families/*/metrics.jsonl")}
     assert len(before) == 3  # and the one that nothing has trained
@@ -135,6 +148,16 @@ def test_a_job_that_fails_stops_the_others(tmp_path: Path, monkeypatch: pytest.M
     assert len(begun) == 3
 
 
+def test_what_nobody_foresaw_stops_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[_Run] = []
+    monkeypatch.setattr(jobs_study, "_train", lambda folder, one, *_: not time.sleep(0.02) and not begun.append(one))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(jobs_study, "_judged", lambda *_: [])
+    with StopRequest(None) as request, pytest.raises(OSError, match="disk is full"):
+        for _ in _run_all(tmp_path, {"x": None}, rounds_of(["x"], 20), None, 1, request, Console()):  # type: ignore[dict-item]
+            raise OSError("disk is full")  # as the table is written
+    assert len(begun) < 10
+
+
 def test_options_of_an_arm_know_the_corpus_and_what_was_spent() -> None:
     arm = {"metro.auxiliary": "runs/{corpus}-{seed}/model", "spent": 2e11, "metro.mask_rate": 0.2}
     corpus = StudyCorpus("r.yaml", ["bace"], {"encoder.base_width": 64})
@@ -163,7 +186,8 @@ def test_mistakes_are_said(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_what_has_runs_stays_as_it_is(tmp_path: Path) -> None:
-    begun = {"corpora": {"c": {}}, "arms": {"a": {"x": 1}}, "sizes": {"S": {}}, "rates": {}, "seed": 0}
+    begun: dict[str, Any] = {"corpora": {"c": {}}, "arms": {"a": {"x": 1}}, "sizes": {"S": {}}, "rates": {}, "seed": 0,
+                             "read": {"c": "1"}}  # fmt: skip
     _same(tmp_path, begun)
     for wrong in ({"arms": {"a": {"y": 1}}}, {"corpora": {"d": {}}}, {"sizes": {"M": {}}}):
         _same(tmp_path, begun | wrong)  # its first job was refused: nothing has run
@@ -173,13 +197,15 @@ def test_what_has_runs_stays_as_it_is(tmp_path: Path) -> None:
     for made in (trial, run):
         made.parent.mkdir(parents=True)
         made.write_text("{}\n")
-        more = begun | {"arms": {"b": {}, "a": {"x": 1}}, "sizes": {"S": {}, "M": {}}}
+        more = begun | {"arms": {"b": {}, "a": {"x": 1}, "a-b": {}}, "sizes": {"S": {}, "M": {}}}
         _same(tmp_path, more)
+        with pytest.raises(UserError, match="the recipe or the data of 'c'"):
+            _same(tmp_path, more | {"read": {"c": "2"}})
         _same(tmp_path, more | {"arms": {"a": {"x": 1}, "b": {"x": 2}}})
         for changed, what in (
             ({"arms": {"a": {"x": 2}, "b": {}}}, "another arms.a"), ({"arms": {"b": {}}}, "another arms.a"),
             ({"sizes": {"S": {"w": 1}}}, "another sizes.S"), ({"corpora": {}}, "another corpora.c"),
-            ({"seed": 1}, "another seed"),
+            ({"seed": 1}, "another seed"), ({"arms": {"a": {"x": 2}, "a-b": {}, "b": {}}}, "another arms.a;"),
         ):  # fmt: skip
             with pytest.raises(UserError, match=what):
                 _same(tmp_path, more | changed)
@@ -187,3 +213,36 @@ def test_what_has_runs_stays_as_it_is(tmp_path: Path) -> None:
             with pytest.raises(UserError, match="searched at the size 'S'"):
                 _same(tmp_path, more | {"sizes": {"M": {}, "S": {}}})
             made.unlink()
+            other = tmp_path / "c" / _Run("c", "S", 1e9, "a-b", 0).name / "metrics.jsonl"  # no run of `b`
+            other.parent.mkdir()
+            other.write_text("{}\n")
+            _same(tmp_path, more | {"arms": {**more["arms"], "b": {"x": 3}}})
+            _same(tmp_path, more)
+            shutil.rmtree(other.parent)
+
+
+def test_figures_that_are_undefined_are_left_out(tmp_path: Path) -> None:
+    one = _Run("c", "S", 1e9, "a", 0)
+    methods = {"k-mers": {"model": None, "value": None}, "alignment": {"model": None, "value": 0.5},
+               "probe": {"model": one.name, "value": None}}  # fmt: skip
+    task = {
+        "task": "t",
+        "metric": "spearman",
+        "larger_is_better": True,
+        "methods": methods,
+        "main": {one.name: "probe"},
+    }
+    (tmp_path / "c" / "evaluation").mkdir(parents=True)
+    (tmp_path / "c" / "evaluation" / "results.json").write_text(json.dumps({"tasks": [task]}))
+    assert [(row.arm, row.value) for row in _read(tmp_path, "c", [one])] == [("alignment", 0.5)]
+
+
+def test_models_that_nothing_trains() -> None:
+    corpora = {"c": StudyCorpus("recipe.yaml", [], {"training.flops": 1e9})}
+    arms: dict[str, dict[str, Any]] = {"mlm": {}, "rtd": {}}
+    rounds = list(_rounds(corpora, arms, {"S": {}, "M": {}}, [2e9, 1e9], 2, 0, "rtd"))
+    assert [len(group) for group in rounds] == [6, 6, 4, 4]
+    first = rounds[0][0]
+    assert (first.arm, first.flops, first.name) == ("rtd", 0.0, "S-0-rtd-0")
+    said = _command(first, corpora, arms, {"S": {}}, {("c", "rtd"): 1e-3})
+    assert {"--training.flops=null", "--training.steps=1", "--training.optimizer.lr=1e-12"} <= {*said}

@@ -28,7 +28,7 @@ from biometro.files import write_file
 _LEVEL = 0.05
 _TOLD = ("mlm_masked_loss", "aux_loss", "aux_masked_loss", "replaced", "rtd_gain", "rtd_ap", "clm_loss",
          "clm_masked_loss", "clm_accuracy_replaced", "clm_accuracy_kept")  # fmt: skip
-_FEWEST = 3  # seeds from which anything is called clear
+_FEWEST = 3  # blocks, such as seeds, from which anything is called clear
 # A picture that stands alone says what its names mean.
 _FILE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="color:#555" '
 
@@ -76,8 +76,8 @@ class Difference:
         Deviation NaN of one.
     p: two-sided, that the mean is 0, by the analysis of variance with these blocks (R. A. Fisher): the variance of a
         difference is taken from all arms, which three seeds of two arms could not tell. Corrected (Holm) for all arms
-        of the cell and its tasks, or for the arms alone where the task is "". NaN of fewer than two blocks that all
-        arms have.
+        of the cell and its tasks, or for the arms alone where the task is "". NaN where all arms have fewer than three
+        blocks in common, of which that variance is taken.
     """
 
     corpus: str
@@ -92,7 +92,7 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        return self.blocks >= _FEWEST and math.isfinite(self.p) and self.p < _LEVEL
+        return math.isfinite(self.p) and self.p < _LEVEL
 
 
 Cell = tuple[str, str, float]
@@ -170,16 +170,15 @@ def _signed(row: Measured) -> float:
 
 def _against(figures: Figures, reference: str, cell: Cell, task: str) -> list[Difference]:
     """Every other arm against the reference; p as it is, not corrected."""
-    error, freedom, blocks = _error({arm: known for arm, known in figures.items() if known})
+    error, freedom = _error({arm: known for arm, known in figures.items() if known})
     found = []
     for arm, known in figures.items():
         both = [block for block in known if block in figures.get(reference, {})]
         if arm == reference or not both:
             continue
-        gap = {block: known[block] - figures[reference][block] for block in both}
-        deviation = float(np.std(list(gap.values()), ddof=1)) if len(gap) > 1 else math.nan
-        p = _p(float(np.mean([gap[block] for block in blocks])), error, freedom, len(blocks)) if blocks else math.nan
-        found.append(Difference(*cell, arm, task, float(np.mean(list(gap.values()))), deviation, len(gap), p))
+        gap = [known[block] - figures[reference][block] for block in both]
+        mean, deviation = float(np.mean(gap)), float(np.std(gap, ddof=1)) if len(gap) > 1 else math.nan
+        found.append(Difference(*cell, arm, task, mean, deviation, len(gap), _p(mean, error, freedom, len(gap))))
     return found
 
 
@@ -187,24 +186,24 @@ def _corrected(found: Sequence[Difference]) -> list[Difference]:
     return [replace(one, p=p) for one, p in zip(found, holm([one.p for one in found]), strict=True)]
 
 
-def _error(figures: Figures) -> tuple[float, int, list[Any]]:
-    """Residual mean square of arms by blocks without their interaction, its degrees of freedom, and the blocks that all
-    arms have, from which it is taken."""
+def _error(figures: Figures) -> tuple[float, int]:
+    """Residual mean square of arms by blocks without their interaction, over the blocks that all arms have, and its
+    degrees of freedom; NaN and 0 of too few."""
     blocks = sorted(set.intersection(*({*known} for known in figures.values()))) if figures else []
+    if len(figures) < 2 or len(blocks) < _FEWEST:
+        return math.nan, 0
     table_AS = np.array([[known[s] for s in blocks] for known in figures.values()])
     freedom = (len(figures) - 1) * (len(blocks) - 1)
-    if freedom < 1:
-        return math.nan, 0, blocks
     rest_AS = table_AS - table_AS.mean(1, keepdims=True) - table_AS.mean(0) + table_AS.mean()
-    return float((rest_AS**2).sum()) / freedom, freedom, blocks
+    return float((rest_AS**2).sum()) / freedom, freedom
 
 
 def _p(mean: float, error: float, freedom: int, blocks: int) -> float:
-    """Two-sided, of a difference of two arms' means over so many blocks."""
+    """Two-sided, of a difference of two arms' means over so many blocks; 1 where nothing varies, which proves none."""
     from scipy.stats import t
 
     if not error > 0:
-        return math.nan
+        return 1.0 if error == 0 else math.nan
     return float(2 * t.sf(abs(mean) / math.sqrt(2 * error / blocks), freedom))
 
 
@@ -250,12 +249,13 @@ def sentences(found: Sequence[Difference], over_all: Sequence[Difference], refer
         if parts:
             said.append(f"{corpus}, {size}: {arm} is {'; '.join(parts)} than {reference}")
     rest = [one for one in means if not one.clear]
-    few = [one for one in rest if one.blocks < _FEWEST]
+    few = [one for one in rest if math.isnan(one.p)]
     if len(few) < len(rest):
         what = "nothing else" if len(rest) < len(means) else "nothing"
         said.append(f"On the mean of a corpus' tasks {what} differs clearly from {reference}")
     if few:
-        said.append(f"{len(few)} of {len(means)} comparisons on one corpus have fewer than {_FEWEST} seeds: no verdict")
+        said.append(f"{len(few)} of {len(means)} comparisons on one corpus have too few seeds for a verdict "
+                    f"({_FEWEST} that all arms have)")  # fmt: skip
     return said
 
 
@@ -286,7 +286,7 @@ def _mark(one: Difference | None) -> str:
 
 def document(
     rows: Sequence[Measured], trained: Sequence[Trained], rates: Mapping[tuple[str, str], float], title: str,
-    reference: str, complete: bool, stem: str,
+    reference: str, complete: bool, stem: str, diverged: Sequence[str],
 ) -> str:  # fmt: skip
     """The Markdown page."""
     found, over_all = differences(rows, reference), overall(rows, reference)
@@ -294,6 +294,7 @@ def document(
     if not complete:
         lines += ["*The study is under way: what stands here is what has been run so far.*", ""]
     lines += [f"- {text}." for text in sentences(found, over_all, reference)] or ["Nothing has been run yet."]
+    lines += [f"- No figures, for they diverged: {'; '.join(diverged)}."] if diverged else []
     lines += _overview(found, over_all, reference) if found else []
     if rates:
         lines += ["", "## Learning rates", "",
@@ -432,16 +433,26 @@ def _means(rows: Sequence[Measured], tasks: set[str]) -> list[float]:
 
 def write(
     folder: Path, rows: Sequence[Measured], trained: Sequence[Trained], rates: Mapping[tuple[str, str], float],
-    title: str, reference: str, complete: bool,
+    title: str, reference: str, complete: bool, diverged: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """study.csv, study-runs.csv, study.md and a picture of each corpus; gives the sentences."""
+    """study.csv, study-runs.csv, study.md and a picture of each corpus; gives the sentences.
+
+    Args:
+        rows: every figure.
+        trained: every run.
+        rates: learning rate of each corpus and arm.
+        title: of the page.
+        reference: the arm that others are compared with.
+        complete: whether all runs are through.
+        diverged: runs that came to no model, in words.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "study.csv", table(rows))
     write_file(folder / "study-runs.csv", runs_table(trained))
     for corpus in dict.fromkeys(row.corpus for row in rows if not row.baseline):
         picture = plots.to_svg(curves([row for row in rows if row.corpus == corpus]))
         write_file(folder / f"study-{corpus}.svg", picture.replace("<svg ", _FILE, 1))
-    write_file(folder / "study.md", document(rows, trained, rates, title, reference, complete, "study"))
+    write_file(folder / "study.md", document(rows, trained, rates, title, reference, complete, "study", diverged))
     said = sentences(differences(rows, reference), overall(rows, reference), reference)
     return "\n".join(said) or "nothing to compare yet"
 

@@ -5,10 +5,11 @@ corpora x arms ─▶ rate of each, at the smallest size ─▶ x sizes x budget
 
 from __future__ import annotations
 
-import glob
+import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from biometro.data.corpus import Corpus
 from biometro.errors import UserError
 from biometro.evaluation import study_results
 from biometro.evaluation.study_results import Measured, Trained
@@ -32,7 +34,7 @@ from biometro.untrusted import read_json, read_yaml
 
 _GROW = ("corpora", "arms", "sizes")  # entries may be added to these
 _METRICS = "metrics.jsonl"  # of a run that has begun to train
-_TRIAL = f"trials/*/*/{_METRICS}"
+_TRIALS = f"rates/*/trials/*/*/{_METRICS}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,10 @@ class _Run:
     @property
     def name(self) -> str:
         return _folder(f"{self.size}-{self.flops:g}-{self.arm}-{self.seed}")
+
+    @property
+    def said(self) -> str:
+        return f"{self.arm} on {self.corpus}, {self.size}, {self.flops:.3g} FLOPs, seed {self.seed}"
 
 
 def _folder(name: str) -> str:
@@ -139,7 +145,8 @@ def study(
     folder, console = Path(run), Console(stderr=True)
     folder.mkdir(parents=True, exist_ok=True)
     _same(folder, {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
-                   "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed})  # fmt: skip
+                   "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed,
+                   "read": {k: _read_from(c) for k, c in corpora.items()}})  # fmt: skip
     with StopRequest(max_minutes) as request:
         chosen, stopped = _rates(folder, corpora, arms, sizes, rates, tune_flops, metrics or {}, workers, seed, request)
         rounds = list(_rounds(corpora, arms, sizes, flops, seeds, seed, reference))
@@ -152,13 +159,16 @@ def study(
             commands.append({one: _command(one, corpora, arms, sizes, chosen) for one in group})
         try:
             for done, rows in _run_all(folder, corpora, commands, data, workers, request, console):
-                study_results.write(folder, rows, _trained(folder, done), chosen, title, reference, complete=False)
+                study_results.write(
+                    folder, rows, _trained(folder, done), chosen, title, reference, False, _diverged(folder, rounds)
+                )
         except _StoppedError:
             stopped = request.check() or "a signal"
             rows = _known(folder, corpora, rounds)
         stopped = stopped or request.check()
     trained = _trained(folder, [one for group in rounds for one in group])
-    text = study_results.write(folder, rows, trained, chosen, title, reference, stopped is None)
+    diverged = _diverged(folder, rounds)
+    text = study_results.write(folder, rows, trained, chosen, title, reference, stopped is None, diverged)
     if out is not None:
         study_results.publish(folder, Path(out))
     console.print(text, markup=False, highlight=False)
@@ -220,6 +230,17 @@ def _check(
             raise UserError(f"there is no arm {name!r}; there are {', '.join(arms)}")
 
 
+def _read_from(corpus: StudyCorpus) -> str:
+    """A digest of the recipe and of the corpus that it reads. Raises UserError where these cannot be read."""
+    try:
+        recipe = read_yaml(Path(corpus.recipe))
+    except OSError as error:
+        raise UserError(f"{corpus.recipe}: cannot be read ({error.strerror or error})") from error
+    data = {**(recipe if isinstance(recipe, dict) else {}), **corpus.options}.get("data")
+    said = [recipe, Corpus.open(str(data)).digest if data else None]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
 def _same(folder: Path, options: Mapping[str, Any]) -> None:
     """Keep the options; raises UserError where the folder holds a study of others. Seeds, budgets and the place of the
     tasks' data may change, and corpora, arms and sizes be added: they add runs. Those without a run, such as one whose
@@ -230,27 +251,40 @@ def _same(folder: Path, options: Mapping[str, Any]) -> None:
         before = read_yaml(path)
         if not isinstance(before, dict) or not all(isinstance(before.get(name), dict) for name in _GROW):
             raise UserError(f"{path}: is damaged; name another run")
-        differ = [name for name, value in now.items() if name not in _GROW and value != before.get(name)]
+        before.setdefault("read", now["read"])  # of a study from before this was kept
+        differ = [name for name in now if name not in (*_GROW, "read") and now[name] != before.get(name)]
         first = next(iter(before["sizes"]), None)
+        ran = _ran(folder, before)
+        searched = any(folder.glob(f"*/{_TRIALS}"))
         for name in _GROW:
+            held = ran[name] | ({first} if name == "sizes" and searched else set())
             differ += [f"{name}.{entry}" for entry, said in before[name].items()
-                       if now[name].get(entry) != said and _has_run(folder, name, entry, entry == first)]  # fmt: skip
+                       if entry in held and now[name].get(entry) != said]  # fmt: skip
+        for corpus in ran["corpora"] & {*now["corpora"]}:
+            if before["read"].get(corpus) != now["read"][corpus]:
+                raise UserError(f"{folder}: the recipe or the data of {corpus!r} are not those it began with; "
+                                "name another run")  # fmt: skip
         if differ:
             raise UserError(f"{folder}: holds a study with another {', '.join(differ)}; name another run")
-        if now["rates"] is not None and next(iter(now["sizes"])) != first and any(folder.glob(f"*/rates/*/{_TRIAL}")):
+        if searched and now["rates"] is not None and next(iter(now["sizes"])) != first:
             raise UserError(f"{folder}: its rates were searched at the size {first!r}; name it first")
     write_file(path, yaml.safe_dump(now, sort_keys=False))
 
 
-def _has_run(folder: Path, what: str, name: str, searched: bool) -> bool:
-    """Whether a run of this corpus, arm or size has begun to train; `searched`: the size is that of the rates."""
-    name = glob.escape(_folder(name) if what != "corpora" else name)
-    patterns = {
-        "corpora": [f"{name}/*/{_METRICS}", f"{name}/rates/*/{_TRIAL}"],
-        "arms": [f"*/*-{name}-*/{_METRICS}", f"*/rates/{name}/{_TRIAL}"],
-        "sizes": [f"*/{name}-*/{_METRICS}", *([f"*/rates/*/{_TRIAL}"] if searched else [])],
-    }[what]
-    return any(any(folder.glob(pattern)) for pattern in patterns)
+def _ran(folder: Path, kept: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Of each of corpora, arms and sizes, which have a run, or a trial of the search, that has begun to train."""
+    arms, sizes = ({_folder(name): name for name in kept[what]} for what in ("arms", "sizes"))
+    size, arm = ("|".join(map(re.escape, names)) for names in (sizes, arms))
+    run = re.compile(rf"(?P<size>{size})-[\d.e+-]+-(?P<arm>{arm})-\d+")
+    found: dict[str, set[str]] = {name: set() for name in _GROW}
+    for corpus in kept["corpora"]:
+        trials = {path.parents[3].name for path in (folder / corpus).glob(_TRIALS)} & {*arms}
+        names = [run.fullmatch(path.parent.name) for path in (folder / corpus).glob(f"*/{_METRICS}")]
+        runs = [one for one in names if one]
+        found["corpora"] |= {corpus} if trials or runs else set()
+        found["arms"] |= {arms[name] for name in (*trials, *(one["arm"] for one in runs))}
+        found["sizes"] |= {sizes[one["size"]] for one in runs}
+    return found
 
 
 def _options(
@@ -289,8 +323,7 @@ def _command(
     if (one.corpus, one.arm) in rates:
         options["training.optimizer.lr"] = rates[one.corpus, one.arm]
     if not one.flops:  # a step at this rate leaves the weights where they start
-        del options["training.flops"]
-        options |= {"training.steps": 1, "training.optimizer.lr": 1e-12}
+        options |= {"training.flops": None, "training.steps": 1, "training.optimizer.lr": 1e-12}
     given = [f"--config={corpus.recipe}", *(search.as_option(key, value) for key, value in options.items())]
     return [*given, f"--seed={one.seed}", "--report=false"]
 
@@ -316,7 +349,7 @@ def _run_all(
     Raises UserError where a job refuses, and where it is stopped; then the others are stopped too, and go on from their
     checkpoints.
     """
-    failed: list[Exception] = []
+    failed: list[BaseException] = []
     threads = max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else None
 
     def stop() -> str | None:
@@ -345,19 +378,24 @@ def _run_all(
     judging: dict[tuple[int, str], Future[list[Measured]]] = {}
     steps = [(number, name) for number in range(len(rounds)) for name in corpora]
     with ThreadPoolExecutor(workers) as pool:
-        for step, before in zip([*steps, None], [None, *steps], strict=True):
-            if step is not None:
-                number, name = step
-                runs = {one: command for one, command in rounds[number].items() if one.corpus == name}
-                training |= {one: pool.submit(train, one, command) for one, command in runs.items()}
-            if before is not None:
-                judging[before] = pool.submit(judge, *before)
-        for number in range(len(rounds)):
-            rows = [row for name in corpora for row in judging[number, name].result()]
-            if failed:  # a mistake before a stop, which it made
-                raise min(failed, key=lambda error: isinstance(error, _StoppedError))
-            through = [one for commands in rounds[: number + 1] for one in commands]
-            yield [one for one in through if training[one].result()], rows
+        try:
+            for step, before in zip([*steps, None], [None, *steps], strict=True):
+                if step is not None:
+                    number, name = step
+                    runs = {one: command for one, command in rounds[number].items() if one.corpus == name}
+                    training |= {one: pool.submit(train, one, command) for one, command in runs.items()}
+                if before is not None:
+                    judging[before] = pool.submit(judge, *before)
+            for number in range(len(rounds)):
+                rows = [row for name in corpora for row in judging[number, name].result()]
+                if failed:  # a mistake before a stop, which it made
+                    raise min(failed, key=lambda error: isinstance(error, _StoppedError))
+                through = [one for commands in rounds[: number + 1] for one in commands]
+                yield [one for one in through if training[one].result()], rows
+        except BaseException as error:  # also of who takes the figures: what is under way stops, the rest never begins
+            failed.append(error)
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _train(
@@ -368,7 +406,7 @@ def _train(
     place = folder / one.corpus / one.name
     if _is_done(place):
         return True
-    failed = place.with_name(f"{one.name}.failed")
+    failed = _mark_of(place)
     if failed.exists():
         return False
     if stop() is not None:
@@ -383,6 +421,16 @@ def _train(
         raise UserError(f"a run of pretrain failed: {ended.problem} (its log: {place}.log)")
     write_file(failed, ended.problem + "\n")
     return False
+
+
+def _mark_of(place: Path) -> Path:
+    """The file that says that a run diverged, and how."""
+    return place.with_name(f"{place.name}.failed")
+
+
+def _diverged(folder: Path, rounds: Iterable[Iterable[_Run]]) -> list[str]:
+    """Runs that came to no model, in words."""
+    return [one.said for group in rounds for one in group if _mark_of(folder / one.corpus / one.name).exists()]
 
 
 def _trained(folder: Path, runs: Iterable[_Run]) -> list[Trained]:
@@ -443,6 +491,8 @@ def _read(folder: Path, name: str, runs: list[_Run]) -> list[Measured]:
     found = []
     for task in read_json(path)["tasks"]:
         for method, score in task["methods"].items():
+            if score["value"] is None:  # such as the correlation of a model that says one number to all
+                continue
             one = known.get(score["model"])
             what = (task["task"], task["metric"], float(score["value"]), bool(task["larger_is_better"]))
             if score["model"] is None:
