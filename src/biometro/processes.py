@@ -25,6 +25,11 @@ _AT_ONCE = 2  # tasks a process holds: one that it works on, one that it will fi
 _COMMAND = "import sys; sys.path[:] = {path!r}; from biometro.processes import _child; _child({handle})"
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Worker(Protocol):
     """What runs in a process: called with one task after another, and at the end asked for what it has gathered."""
 

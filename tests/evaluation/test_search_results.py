@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from biometro.evaluation.search_report import write_search_report
-from biometro.evaluation.search_results import Tried, holm, importance, predict, rank, table
+from biometro.evaluation.search_results import Tried, importance, predict, rank, table
 
 TRIED = [
     Tried({"lr": 0.1, "width": 64}, [1.0, 1.2, 1.1], number=0),
@@ -33,13 +33,6 @@ def test_order_and_significance() -> None:
     assert math.isnan(ranked[0].p) and math.isnan(ranked[2].p)  # the best itself; one seed
     assert rank(TRIED, smaller=False)[0].tried.number == 0
     assert ranked[0].tried.deviation == pytest.approx(np.std(best, ddof=1))
-
-
-def test_holm() -> None:
-    """By hand: .01 x 4, .02 x 3, .03 x 2, .5 x 1, never falling."""
-    assert holm([0.02, 0.5, 0.01, 0.03]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert math.isnan(holm([math.nan, 0.2])[0]) and holm([math.nan, 0.2])[1] == 0.2
 
 
 def test_the_table_has_every_seed() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import yaml
 
 from biometro import cli
 from biometro.errors import UserError
+from biometro.jobs import tune as tune_job
 from biometro.training import search
 from biometro.training.search import points_of, read_space
 from conftest import recipes_of
@@ -87,8 +90,11 @@ def arguments(recipe: Path, run: Path, *more: str) -> list[str]:
 
 @pytest.mark.long
 def test_a_study_that_is_killed_goes_on_and_a_finished_one_is_not_run_again(
-    recipe: Path, tmp_path: Path, capsys: Any
+    recipe: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def wider_fails(*_: Any) -> Any:
+        raise UserError("the wider model failed: loss is not finite")
+
     run = tmp_path / "run"
     more = ["--transfer=32"]
     process = subprocess.Popen([sys.executable, "-m", "biometro", *arguments(recipe, run, *more)])
@@ -109,6 +115,10 @@ def test_a_study_that_is_killed_goes_on_and_a_finished_one_is_not_run_again(
     before = {path: path.stat().st_mtime_ns for path in run.glob("trials/*/*/metrics.jsonl")}
     assert cli.main(arguments(recipe, run)) == 0
     assert before == {path: path.stat().st_mtime_ns for path in run.glob("trials/*/*/metrics.jsonl")}
+    (run / "table.csv").unlink()
+    monkeypatch.setattr(tune_job, "_transfer", wider_fails)
+    assert cli.main(arguments(recipe, run, "--transfer=48")) == 1
+    assert "the wider model failed" in capsys.readouterr().err and (run / "table.csv").exists()
     assert cli.main(arguments(recipe, run, "--seeds=2")) == 1
     assert "was begun with another seeds" in capsys.readouterr().err
 
@@ -132,6 +142,48 @@ def test_the_metric_is_named_where_it_is_not_there(tmp_path: Path) -> None:
     assert search.figure("pretrain", tmp_path, "mlm_loss") == 3.0
     with pytest.raises(UserError, match="metric is 'auroc', and the run tells of held-out data: mlm_loss"):
         search.figure("pretrain", tmp_path, "auroc")
+
+
+def test_a_figure_that_is_not_finite_is_not_the_one_before(tmp_path: Path) -> None:
+    rows = [{"step": 1, "split": "valid", "loss": 2.0}, {"step": 2, "split": "valid", "loss": None}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert math.isnan(search.figure("pretrain", tmp_path, "loss"))
+    fit = {"valid": {"spearman": None, "rmse": 1.0}}
+    (tmp_path / "results.json").write_text(json.dumps({"splits": {"0": {"methods": {"probe": {"runs": [fit]}}}}}))
+    assert math.isnan(search.figure("finetune", tmp_path, "spearman"))
+    assert search.figure("finetune", tmp_path, "rmse") == 1.0
+    with pytest.raises(UserError, match="held-out data: spearman, rmse"):
+        search.figure("finetune", tmp_path, "auroc")
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_another_start_tries_other_points_and_the_same_seed_the_same(tmp_path: Path, sampler: Any) -> None:
+    space = read_space({"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "decay": {"low": 0.0, "high": 1.0}})
+
+    def drawn(name: str, starts: int, seed: int = 0) -> list[Any]:
+        found = []
+        for _ in range(starts):
+            study = search.open_study(f"sqlite:///{tmp_path / name}", "s", "minimize", sampler, "none", seed, 0)
+            for _ in range(6 // starts):
+                trial = study.ask()
+                point = search.suggest(trial, space)
+                study.tell(trial, point["lr"])
+                found.append(tuple(point.values()))
+        return found
+
+    once = drawn("a.db", 1)
+    assert len({*once}) == 6 and len({x for point in once for x in point}) == 12
+    assert drawn("b.db", 3) == once and drawn("c.db", 1, seed=1) != once
+
+
+@pytest.mark.parametrize("signal_, stopped", [(signal.SIGKILL, False), (signal.SIGSEGV, False), (signal.SIGTERM, True)])
+def test_a_run_that_is_killed_was_not_stopped(
+    signal_: signal.Signals, stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "run_process", lambda *_: -signal_)
+    ended = search.run_job("pretrain", tmp_path / "r", [], "loss", lambda: None)
+    assert search.was_stopped(ended.status) is stopped and signal_.name in ended.problem
+    assert ("memory" in ended.problem) is (signal_ == signal.SIGKILL)
 
 
 def _dead() -> str:

@@ -61,6 +61,14 @@ def test_frozen_weights_get_no_gradient_and_autocast_is_obeyed(onednn: bool, mon
 
 
 @pytest.mark.long
+def test_a_second_derivative_is_refused_not_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_trains_by_onednn", lambda: True)
+    x = torch.randn(3, 48, requires_grad=True)
+    (slope,) = torch.autograd.grad(Linear(48, 8)(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.square().sum().backward()
+
+
 def test_memory_does_not_grow_with_every_new_shape() -> None:
     """Each pack has a length of its own, and what oneDNN keeps for a length must not stay for ever."""
     script = """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from biometro.alphabet import PROTEIN
-from biometro.data.batch import pack
+from biometro.data.batch import Batch, pack
 from biometro.errors import UserError
 from biometro.model import mup
 from biometro.model.bundle import Bundle
@@ -146,8 +146,41 @@ def test_a_model_folder_keeps_the_base_and_lora_learns_by_it(tmp_path) -> None: 
     found = mup.of_parameters(bundle.encoder)
     trained = {name: found[name] for name, p in bundle.encoder.named_parameters() if p.requires_grad}
     assert {name.split(".lora_")[1][0] for name in trained} == {"A", "B"}
-    assert all(own.adam == (1 / 4 if "lora_A" in name else 1) for name, own in trained.items())
+    writes = ("attention.out.", "ffn.down.")
+    assert all(
+        own.adam == (1 / 4 if "lora_A" in name or any(layer in name for layer in writes) else 1)
+        for name, own in trained.items()
+    )  # B of what writes to the stream by the depth
+    assert trained["blocks.0.ffn.down.lora_B.default.weight"].eps == 1 / 4
     assert found["blocks.0.ffn.down.base_layer.weight"].adam == 1 / 16
+
+
+@pytest.mark.parametrize("name", ["ffn.up", "ffn.down", "attention.out"])
+def test_decay_of_adam_keeps_its_size_beside_the_gradient(name: str) -> None:
+    """It is added to it; the decay of AdamW, eight times as large at eight times the width, would be 22 times."""
+    packed = pack([PROTEIN.encode(b"MKVLAAGIVGLCTWQDERNHFPSYMKVLAAG")] * 4, PROTEIN.begin_ids, PROTEIN.end_ids)
+    found = {}
+    for width in (32, 256):
+        torch.manual_seed(0)
+        goal = MLM(dataclasses.replace(BASE, width=width), PROTEIN)
+        goal.backward([goal.prepare(Batch({"sequence": packed}), torch.Generator().manual_seed(0))])
+        weight = goal.get_parameter(f"encoder.blocks.1.{name}.weight")
+        decay = groups(goal, OptimizerConfig(name="adam", weight_decay=0.1))[f"encoder.blocks.1.{name}.weight"][1]
+        assert weight.grad is not None
+        found[width] = float(decay * weight.detach().norm() / weight.grad.norm())
+    assert 1 / 2 < found[256] / found[32] < 2
+
+
+def test_what_does_not_grow_is_refused_where_the_width_varies() -> None:
+    mup.check_growth({"encoder.mup": True, "metro.auxiliary_width": 64, "metro.auxiliary_depth": 1}, {"training.steps"})
+    mup.check_growth({"encoder.mup": False, "metro.auxiliary_width": 64}, {"encoder.width"})
+    mup.check_growth({"encoder.mup": True, "metro.auxiliary_depth": 1}, {"encoder.width"})
+    for key, varied in (
+        ("metro.auxiliary_width", "encoder.width"), ("encoder.ffn_width", "encoder.width"),
+        ("metro.auxiliary_depth", "encoder.depth"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"{key} is 64 at every {varied}"):
+            mup.check_growth({"encoder.mup": True, key: 64}, {varied})
 
 
 def test_a_standard_model_has_no_shares() -> None:

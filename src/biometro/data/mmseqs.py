@@ -33,6 +33,7 @@ import numpy as np
 
 from biometro.alphabet.amino_acids import ORDER, blosum62
 from biometro.errors import UserError
+from biometro.processes import cores
 
 # An E-value grows with the database, and a split that did too would call two sequences relatives in one data set and
 # strangers in another. Identity and coverage decide; this is only far enough to lose none of them (at 10, pairs of 12
@@ -230,9 +231,7 @@ class _Work:
     """
 
     def __init__(self, threads: int | None):
-        self._threads = threads or (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        )
+        self._threads = threads or cores()
         self._command = find()
         self._temporary = tempfile.TemporaryDirectory(prefix="biometro-mmseqs-", ignore_cleanup_errors=True)
         self._longest = _LONGEST

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from biometro.evaluation.paired import holm
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -71,16 +73,6 @@ def rank(tried: Sequence[Tried], smaller: bool) -> list[Ranked]:
     corrected = holm(raw)
     ranked = [Ranked(whole[0]), *(Ranked(one, p) for one, p in zip(whole[1:], corrected, strict=True))] if whole else []
     return ranked + [Ranked(one) for one in tried if one.state != "complete"]
-
-
-def holm(raw: Sequence[float]) -> list[float]:
-    """Values of p corrected for their number; NaN counts for none and stays."""
-    known = sorted((p, place) for place, p in enumerate(raw) if math.isfinite(p))
-    found, least = list(raw), 0.0
-    for done, (p, place) in enumerate(known):
-        least = max(least, min(1.0, p * (len(known) - done)))
-        found[place] = least
-    return found
 
 
 def table(ranked: Sequence[Ranked], metric: str) -> str:

@@ -21,8 +21,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from biometro.evaluation import plots
+from biometro.evaluation.paired import holm
 from biometro.evaluation.plots import GREY, LOOKS
-from biometro.evaluation.search_results import holm
 from biometro.files import write_file
 
 _LEVEL = 0.05

@@ -21,6 +21,7 @@ from biometro.data.loader import Loader, PackingConfig
 from biometro.errors import UserError
 from biometro.evaluation.coordinate_report import write_coordinate_report
 from biometro.files import write_file
+from biometro.model import mup
 from biometro.model.encoder import EncoderConfig
 from biometro.objectives.metro import MetroConfig
 from biometro.objectives.mlm import MLMConfig
@@ -85,6 +86,8 @@ def check_mup(
             "check-mup needs widths of which the last is eight times the first or more (less is told from chance by "
             "nothing), a step and a seed or more, and a tolerance above 0"
         )
+    fixed = {"encoder.ffn_width": encoder.ffn_width, "metro.auxiliary_width": metro.auxiliary_width}
+    mup.check_growth({"encoder.mup": True, **fixed}, {"encoder.width"})
     corpus = Corpus.open(data)
     alphabet = corpus.alphabet
     packing = dataclasses.replace(
@@ -93,8 +96,8 @@ def check_mup(
     loader = Loader(corpus.split("train"), alphabet, packing, seed)
     encoder = for_alphabet(encoder, alphabet)
 
-    def one(width: int, mup: bool) -> Coordinates:
-        shape = dataclasses.replace(encoder, width=width, mup=mup)
+    def one(width: int, scaled: bool) -> Coordinates:
+        shape = dataclasses.replace(encoder, width=width, mup=scaled)
 
         def build(number: int) -> Objective:
             torch.manual_seed(number)

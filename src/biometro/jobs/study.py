@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +25,8 @@ from biometro.evaluation import study_results
 from biometro.evaluation.study_results import Measured, Trained
 from biometro.files import new_folder, write_file
 from biometro.jobs.tune import tune
+from biometro.model import mup
+from biometro.processes import cores
 from biometro.training import search
 from biometro.training.search import Value
 from biometro.training.signals import StopRequest
@@ -144,9 +145,10 @@ def study(
         raise UserError(f"{out}: the run folder has its own study.md; name a place outside of it")
     folder, console = Path(run), Console(stderr=True)
     folder.mkdir(parents=True, exist_ok=True)
+    read = {name: _read_from(corpus) for name, corpus in corpora.items()}
+    _check_growth(corpora, arms, sizes)
     _same(folder, {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
-                   "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed,
-                   "read": {k: _read_from(c) for k, c in corpora.items()}})  # fmt: skip
+                   "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed, "read": read})  # fmt: skip
     with StopRequest(max_minutes) as request:
         chosen, stopped = _rates(folder, corpora, arms, sizes, rates, tune_flops, metrics or {}, workers, seed, request)
         rounds = list(_rounds(corpora, arms, sizes, flops, seeds, seed, reference))
@@ -236,9 +238,23 @@ def _read_from(corpus: StudyCorpus) -> str:
         recipe = read_yaml(Path(corpus.recipe))
     except OSError as error:
         raise UserError(f"{corpus.recipe}: cannot be read ({error.strerror or error})") from error
-    data = {**(recipe if isinstance(recipe, dict) else {}), **corpus.options}.get("data")
+    if not isinstance(recipe, dict):
+        raise UserError(f"{corpus.recipe}: is no recipe of pretrain: it holds no options")
+    data = {**recipe, **corpus.options}.get("data")
     said = [recipe, Corpus.open(str(data)).digest if data else None]
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _check_growth(
+    corpora: Mapping[str, StudyCorpus], arms: Mapping[str, dict[str, Any]], sizes: Mapping[str, dict[str, Any]]
+) -> None:
+    """Raises UserError where muP would scale a part that does not grow from size to size."""
+    every = [search.flat(size) for size in sizes.values()]
+    varied = {key for size in every for key in size if len({str(other.get(key)) for other in every}) > 1}
+    for name, corpus in corpora.items():
+        for arm in arms.values():
+            options = search.flat(read_yaml(Path(corpus.recipe))) | _options(name, corpus, arm, {}, math.inf, 0)
+            mup.check_growth({key: value for key, value in options.items() if key not in varied}, varied)
 
 
 def _same(folder: Path, options: Mapping[str, Any]) -> None:
@@ -350,7 +366,7 @@ def _run_all(
     checkpoints.
     """
     failed: list[BaseException] = []
-    threads = max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else None
+    threads = max(1, cores() // workers) if workers > 1 else None
 
     def stop() -> str | None:
         return "another job failed" if failed else request.check()
@@ -415,7 +431,7 @@ def _train(
     ended = search.run_job("pretrain", place, command, "loss", stop, threads=threads)
     if ended.status == 0:
         return True
-    if ended.status in (search.STOPPED, 130) or ended.status < 0 or stop() is not None:
+    if search.was_stopped(ended.status) or stop() is not None:
         raise _StoppedError
     if "not finite" not in ended.problem:
         raise UserError(f"a run of pretrain failed: {ended.problem} (its log: {place}.log)")
@@ -470,10 +486,11 @@ def _judged(
             ["evaluate", f"--out={folder / name / 'evaluation'}", *options], log,
             lambda: stop() is not None, threads,
         )  # fmt: skip
-        if status in (search.STOPPED, 130) or status < 0 or stop() is not None:
+        if search.was_stopped(status) or stop() is not None:
             raise _StoppedError
         if status:
-            raise UserError(f"evaluate failed; what it said is in {log}")
+            how = f"; {search.killed(status)}" if status < 0 else ""
+            raise UserError(f"evaluate failed{how} (its log: {log})")
     return _read(folder, name, runs)
 
 

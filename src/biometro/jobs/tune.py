@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from biometro.evaluation import search_results
 from biometro.evaluation.search_report import write_search_report
 from biometro.evaluation.search_results import Ranked, Tried
 from biometro.files import write_file
+from biometro.model import mup
+from biometro.processes import cores
 from biometro.training import search
 from biometro.training.search import Axis, Ended, Point, Pruner, Sampler, Value
 from biometro.training.signals import StopRequest
@@ -129,9 +130,11 @@ def tune(
     _check(job, recipe, options or {}, axes, trials, seeds, workers, pruner)
     folder = Path(run)
     folder.mkdir(parents=True, exist_ok=True)
-    threads = max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else None
+    threads = max(1, cores() // workers) if workers > 1 else None
     work = _Work(job, recipe, folder, options or {}, metric, smaller, seeds, seed, threads)
     wide = None if transfer is None else _width_of(work, axes, transfer)
+    if job == "pretrain":
+        mup.check_growth(_all_options(work) | axes, {*axes, *([] if wide is None else [_WIDTH])})
     console = Console(stderr=True)
     kept = search.open_study(
         storage or f"sqlite:///{folder / 'study.db'}", study or folder.name, "minimize" if smaller else "maximize",
@@ -151,7 +154,11 @@ def tune(
             raise UserError(f"no point could be run; what they said is in {folder / 'trials'}")
         note = ""
         if best is not None and stopped is None and wide is not None:
-            stopped, note = _transfer(work, ranked, wide, request, console)
+            try:
+                stopped, note = _transfer(work, ranked, wide, request, console)
+            except UserError as error:  # the search stands
+                _leave(work, ranked, str(error), report, console)
+                raise
     _leave(work, ranked, note, report, console)
     return Tuned(dict(best or {}), ranked, stopped)
 
@@ -280,7 +287,7 @@ def _run_seeds(
         elif "not finite" in ended.problem:
             trial.set_user_attr("problem", ended.problem)
             raise _FailedError
-        elif ended.status in (search.STOPPED, 130) or ended.status < 0 or request.check() is not None:
+        elif search.was_stopped(ended.status) or request.check() is not None:
             if trial.params:
                 study.enqueue_trial(trial.params)
             raise _StoppedError
@@ -345,14 +352,16 @@ def _width_of(work: _Work, axes: Mapping[str, Axis], width: int) -> int:
     """Raises UserError where muP carries nothing over."""
     if work.job != "pretrain":
         raise UserError("transfer is for pretrain")
-    recipe = read_yaml(Path(work.recipe)) or {}
-    encoder = recipe.get("encoder") if isinstance(recipe, dict) else None
-    mup = {**{f"encoder.{k}": v for k, v in (encoder or {}).items()}, **work.options}.get("encoder.mup", False)
-    if mup is not True:
+    if _all_options(work).get("encoder.mup") is not True:
         raise UserError("transfer needs muP: say encoder.mup: true in the recipe, or in options, and search with it")
     if "encoder.mup" in axes or width < 1:
         raise UserError("transfer: encoder.mup does not vary, and the width is above 0")
     return width
+
+
+def _all_options(work: _Work) -> dict[str, Any]:
+    """Of recipe and command, by dotted name."""
+    return search.flat(read_yaml(Path(work.recipe))) | search.flat(work.options)
 
 
 def _transfer(
@@ -371,7 +380,7 @@ def _transfer(
         folder = work.run / "transfer" / f"width-{width}" / search.name_of(best.point) / f"seed-{work.seed + number}"
         ended = _run(work, folder, point, number, request)
         if ended.value is None:
-            if ended.status == search.STOPPED or request.check() is not None:
+            if search.was_stopped(ended.status) or request.check() is not None:
                 return request.check() or "a signal", said
             raise UserError(f"the wider model failed: {ended.problem} (its log: {folder}.log)")
         values.append(ended.value)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def _onednn(x: Tensor) -> bool:
@@ -53,6 +54,7 @@ class _Differentiable(torch.autograd.Function):
         return _product(x_TI, weight_OI, bias_O)
 
     @staticmethod
+    @once_differentiable  # a second derivative would be 0 without a word
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x_TI, weight_OI = ctx.saved_tensors
         (grad_TO,) = gradients

@@ -104,7 +104,9 @@ def build(objective: Objective, config: OptimizerConfig) -> Joined:
         own = known.get(name, mup.Shares())
         muon = own.muon if config.name == "muon" and parameter.ndim == 2 else None
         rate = own.adam if muon is None else muon
-        decay = config.weight_decay / rate if parameter.ndim >= 2 else 0.0
+        # Adam adds decay to the gradient: what keeps is its size beside that
+        scale = own.eps / own.start if config.name == "adam" and own.start else 1 / rate
+        decay = config.weight_decay * scale if parameter.ndim >= 2 else 0.0
         settings = {"weight_decay": decay, "share": rate * objective.rate_share(name)}
         if muon is None:
             settings["eps"] = config.eps * own.eps

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from biometro.errors import UserError
+from biometro.files import alive
 from biometro.training.tracking import read_metrics
 from biometro.untrusted import read_json
 
@@ -39,7 +40,7 @@ Value = bool | int | float | str | None
 Point = dict[str, Value]
 _POLL = 0.5  # seconds between looks at a run
 _HEARTBEAT = 60  # seconds between a trial's signs of life in the database
-STOPPED = 75
+_STOPPED = (75, 130, -signal.SIGTERM, -signal.SIGINT, -signal.SIGUSR1)  # the latter while it was still starting
 _CHOOSING = threading.Lock()
 
 
@@ -142,6 +143,14 @@ def _held(study: optuna.Study) -> list[tuple[int, dict[str, Any]]]:
     ]
 
 
+def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The sections of a recipe as dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in options.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def as_option(key: str, value: Any) -> str:
     """On the command line, where text stands as it is."""
     return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
@@ -186,18 +195,22 @@ def open_study(
         from sqlalchemy.exc import SQLAlchemyError
 
         database = library.storages.RDBStorage(storage, heartbeat_interval=_HEARTBEAT, grace_period=3 * _HEARTBEAT)
-        samplers = {
-            "tpe": lambda: library.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
-            "random": lambda: library.samplers.RandomSampler(seed=seed),
-            "grid": lambda: library.samplers.RandomSampler(seed=seed),  # not asked: see `next_of`
-        }
+
+        def made(seed: int) -> optuna.samplers.BaseSampler:
+            if sampler == "tpe":
+                found: optuna.samplers.BaseSampler = library.samplers.TPESampler(
+                    seed=seed, multivariate=True, constant_liar=True
+                )
+                return found
+            return library.samplers.RandomSampler(seed=seed)  # of a grid it is not asked
+
         pruners = {
             "none": library.pruners.NopPruner,
             "median": lambda: library.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warmup),
             "halving": lambda: library.pruners.SuccessiveHalvingPruner(min_resource=max(1, warmup)),
         }
         study: optuna.Study = library.create_study(
-            storage=database, sampler=samplers[sampler](), pruner=pruners[pruner](), study_name=name,
+            storage=database, sampler=_by_number(made, seed), pruner=pruners[pruner](), study_name=name,
             direction=direction, load_if_exists=True,
         )  # fmt: skip
     except (SQLAlchemyError, ValueError, ImportError, OSError) as error:
@@ -205,6 +218,37 @@ def open_study(
     if study.direction.name.lower() != direction:
         raise UserError(f"study {name!r} is to {study.direction.name.lower()}, not to {direction}; name another run")
     return study
+
+
+def _by_number(make: Callable[[int], optuna.samplers.BaseSampler], seed: int) -> optuna.samplers.BaseSampler:
+    """A sampler that draws by the seed and the trial's number in the study: a sampler of Optuna's begins its sequence
+    again wherever it is made, so that every start and every machine would try the same points."""
+    from optuna.samplers import BaseSampler
+
+    class ByNumber(BaseSampler):
+        def __init__(self) -> None:
+            self._under_way: dict[int, BaseSampler] = {}
+
+        def _of(self, trial: optuna.trial.FrozenTrial) -> BaseSampler:
+            if trial.number not in self._under_way:
+                drawn = np.random.SeedSequence([seed, trial.number]).generate_state(1)[0]
+                self._under_way[trial.number] = make(int(drawn))
+            return self._under_way[trial.number]
+
+        def infer_relative_search_space(self, study: Any, trial: optuna.trial.FrozenTrial) -> Any:
+            return self._of(trial).infer_relative_search_space(study, trial)
+
+        def sample_relative(self, study: Any, trial: optuna.trial.FrozenTrial, search_space: Any) -> Any:
+            return self._of(trial).sample_relative(study, trial, search_space)
+
+        def sample_independent(self, study: Any, trial: optuna.trial.FrozenTrial, *which: Any) -> Any:
+            return self._of(trial).sample_independent(study, trial, *which)
+
+        def after_trial(self, study: Any, trial: optuna.trial.FrozenTrial, *ended: Any) -> None:
+            self._of(trial).after_trial(study, trial, *ended)
+            self._under_way.pop(trial.number, None)
+
+    return ByNumber()
 
 
 def _without_password(url: str) -> str:
@@ -225,22 +269,12 @@ def clear_interrupted(study: optuna.Study, space: Mapping[str, Axis]) -> int:
     count = 0
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         host, _, process = str(trial.user_attrs.get("process", "")).partition(" ")
-        if host == socket.gethostname() and not _alive(int(process)):
+        if host == socket.gethostname() and not alive(int(process)):
             if {*trial.params} == {*space}:
                 study.enqueue_trial(trial.params)
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             count += 1
     return count
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 # One run -------------------------------------------------------------------------------------------------------------
@@ -287,6 +321,8 @@ def run_job(
     status = run_process([job, *options, f"--run={folder}"], log, end, threads)
     if pruned:
         return Ended(pruned=True, status=status)
+    if status < 0:
+        return Ended(problem=killed(status), status=status)
     if status:
         with log.open("rb") as said:
             said.seek(began)
@@ -297,6 +333,18 @@ def run_job(
         return Ended(problem=problem, status=status)
     value = figure(job, folder, metric)
     return Ended(value) if math.isfinite(value) else Ended(problem=f"{metric} is not finite", status=1)
+
+
+def was_stopped(status: int) -> bool:
+    """Whether a job of this exit status was asked to stop, and goes on when it is started again."""
+    return status in _STOPPED
+
+
+def killed(status: int) -> str:
+    """In words, how a process of a negative exit status ended."""
+    return f"it was killed by {signal.Signals(-status).name}" + (
+        "; perhaps memory ran out: fewer workers take less" if status == -signal.SIGKILL else ""
+    )
 
 
 def run_process(options: Sequence[str], log: Path, end: Callable[[], bool], threads: int | None = None) -> int:
@@ -329,22 +377,20 @@ def held_out(folder: Path, metric: str) -> Iterator[tuple[int, float]]:
 
 def figure(job: str, folder: Path, metric: str) -> float:
     """The held-out figure of a finished run: of pretraining that of the last validation; of others that of the weights
-    that were kept, in the first split. Raises UserError where there is none of the name."""
+    that were kept, in the first split. NaN where it was not finite. Raises UserError where there is none of that
+    name."""
     if job == "pretrain":
-        found = list(held_out(folder, metric))
-        if found:
-            return found[-1][1]
         rows = [row for row in read_metrics(folder / "metrics.jsonl") if row.get("split") == "valid"]
-        known = [*rows[-1]] if rows else []
+        last = rows[-1] if rows else {}
     else:
         said = read_json(folder / "results.json")
         split = next(iter(said["splits"].values()))
         fits = [run for method in split["methods"].values() for run in method["runs"] if "valid" in run]
         if len(fits) != 1:
             raise UserError(f"{folder}: a trial is one fit, and this job made {len(fits)}: name one depth or one loss")
-        value = fits[0]["valid"].get(metric)
-        if isinstance(value, int | float):
-            return float(value)
-        known = [*fits[0]["valid"]]
-    names = ", ".join(name for name in known if name not in ("step", "split"))
+        last = fits[0]["valid"]
+    if metric in last and metric != "split":
+        value = last[metric]
+        return float(value) if isinstance(value, int | float) else math.nan
+    names = ", ".join(name for name in last if name not in ("step", "split"))
     raise UserError(f"metric is {metric!r}, and the run tells of held-out data: {names or 'nothing'}")
