@@ -106,7 +106,8 @@ def tune(
         space: what may vary, by option: a list of values, or {low: 1e-4, high: 1e-2, log: true}; whole numbers where
             both are whole. For a grid also how many `points`.
         metric: held-out figure that decides: of pretrain a column of the rows with `split: valid` in metrics.jsonl, at
-            the last step (loss, mlm_masked_loss, clm_masked_loss, rtd_ap); of finetune and align a validation figure.
+            the last step (loss, mlm_masked_loss). Parts of METRO's loss mislead: rtd_gain is largest where the
+            auxiliary is worst. Of finetune and align a validation figure.
         options: further options of the job, the same in every run, as in {training.steps: 500}.
         direction: auto minimizes losses and errors and maximizes all else.
         trials: points to try, over all machines. Default 20; of a grid all.
