@@ -85,7 +85,7 @@ SELECT = {
     "residue_classification": "macro_f1",
     "residue_regression": "spearman",
 }
-_SMALLER_IS_BETTER = {"rmse", "mse", "mae", "log_loss", "brier", "ece", "loss"}
+_SMALLER_IS_BETTER = {"rmse", "mse", "mae", "log_loss", "brier", "ece", "loss", "perplexity"}
 
 # Scores ranked over all resamples together: some five seconds on one core. Beyond, they take fewer resamples.
 _RANKED = 1_000_000_000
@@ -93,7 +93,7 @@ _FEWEST_RESAMPLES = 200
 
 
 def larger_is_better(name: str) -> bool:
-    """Whether a model with more of this figure is better; a figure of one column ("rmse/NAME") is as that of all."""
+    """Whether a model with more of this figure is better; a figure of one part ("rmse/COLUMN") is as that of all."""
     return name.split("/")[0] not in _SMALLER_IS_BETTER
 
 

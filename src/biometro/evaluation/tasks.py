@@ -20,7 +20,7 @@ from biometro.data import strict
 from biometro.data.remote import is_url, open_binary
 from biometro.data.task import TaskKind
 from biometro.errors import UserError
-from biometro.evaluation import contacts, probes, retrieval, variant_effects
+from biometro.evaluation import contacts, masked, probes, retrieval, variant_effects
 from biometro.evaluation.protocol import RESAMPLES, Exam, NotAtHandError
 from biometro.files import sha256_of
 from biometro.untrusted import read_yaml
@@ -50,6 +50,7 @@ KINDS: dict[str, Kind] = {
     "pairs": Kind(retrieval.PairsConfig, retrieval.read_pairs),
     "variants": Kind(variant_effects.VariantsConfig, variant_effects.read),
     "contacts": Kind(contacts.ContactsConfig, contacts.read),
+    "masked": Kind(masked.MaskedConfig, masked.read),
 }
 
 
