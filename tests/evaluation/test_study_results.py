@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from xml.dom import minidom
 
@@ -22,6 +23,7 @@ from biometro.evaluation.study_results import (
     publish,
     sentences,
     table,
+    untrained,
     write,
 )
 
@@ -161,6 +163,25 @@ def test_a_seed_that_one_arm_lacks_is_not_compared() -> None:
     assert found == {"": 3, "binding": 3, "affinity": 4}
 
 
+def test_models_that_nothing_has_trained_stand_beside_every_budget() -> None:
+    some = [
+        replace(row, corpus=corpus, flops=flops, value=row.value - less)
+        for corpus, less in (("t", 0.0), ("u", 0.1), ("v", 0.2)) for flops in (1e12, 1e13) for row in rows(0.1)
+        if row.task == "binding" and not row.baseline
+    ]  # fmt: skip
+    nothing = [
+        Measured(corpus, "S", 0.0, "untrained", seed, "binding", "auroc", 0.5, baseline=True)
+        for corpus in "tuv" for seed in range(4)
+    ]  # fmt: skip
+    found, over_all = untrained([*some, *nothing], "mlm")
+    assert {(one.arm, one.flops) for one in found} == {("untrained", 1e12), ("untrained", 1e13)}
+    mlm = [row.value for row in some if row.arm == "mlm" and row.corpus == "u" and row.flops == 1e12]
+    (one,) = [one for one in found if (one.corpus, one.flops, one.task) == ("u", 1e12, "")]
+    assert one.mean == pytest.approx(0.5 - np.mean(mlm)) and one.blocks == 4
+    assert [(one.blocks, one.mean) for one in over_all] == [(3, pytest.approx(0.5 - np.mean(mlm)))] * 2
+    assert untrained(some, "mlm") == ([], [])
+
+
 def test_the_page_and_what_is_published(tmp_path: Path) -> None:
     rates = {("tcr", "mlm"): 0.001, ("tcr", "metro"): 0.002}
     trained = [
@@ -181,7 +202,8 @@ def test_the_page_and_what_is_published(tmp_path: Path) -> None:
         "| tcr | 0.001 | 0.002 |",
         "k-mers | 0.900 | 1.000",
         "## Mean over tasks",
-        "| tcr, S, 1e+13 | +0.097 ± 0.014 ▲ |",
+        "| | metro | untrained |",
+        "| tcr, S, 1e+13 | +0.097 ± 0.014 ▲ | -",
         "over 4 seeds; ▲ clearly better",
         "means over 2 seeds",
         "| untrained, S | 0.450 ± 0.071 | 1.000 ± 0.000 |",

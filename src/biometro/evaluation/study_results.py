@@ -152,6 +152,15 @@ def overall(rows: Sequence[Measured], reference: str) -> list[Difference]:
     return found
 
 
+def untrained(rows: Sequence[Measured], reference: str) -> tuple[list[Difference], list[Difference]]:
+    """As of `differences` and `overall`, models that nothing has trained as the only arm beside the reference: what is
+    not behind it says that training gave nothing that these tasks see."""
+    budgets = sorted({row.flops for row in rows if not row.baseline})
+    beside = [row for row in rows if not row.baseline and row.arm == reference]
+    beside += [replace(row, flops=one, baseline=False) for row in rows if row.baseline and row.size for one in budgets]
+    return differences(beside, reference), overall(beside, reference)
+
+
 def _figures(rows: Sequence[Measured], tasks: Sequence[str]) -> Figures:
     """Of each arm, by seed, the mean over tasks, where it has them all; above is better."""
     signed = {(r.arm, r.task, r.seed): _signed(r) for r in rows}
@@ -284,12 +293,21 @@ def _mark(one: Difference | None) -> str:
     return "" if one is None or not one.clear else " ▲" if one.mean > 0 else " ▼"
 
 
+def _compared(rows: Sequence[Measured], reference: str) -> tuple[list[Difference], list[Difference]]:
+    """Of arms, then of untrained models: in each cell, and over all corpora."""
+    (found, over_all), (nothing, over_nothing) = (
+        (differences(rows, reference), overall(rows, reference)),
+        untrained(rows, reference),
+    )
+    return found + [one for one in nothing if one.task == ""], over_all + over_nothing
+
+
 def document(
     rows: Sequence[Measured], trained: Sequence[Trained], rates: Mapping[tuple[str, str], float], title: str,
     reference: str, complete: bool, stem: str, diverged: Sequence[str],
 ) -> str:  # fmt: skip
     """The Markdown page."""
-    found, over_all = differences(rows, reference), overall(rows, reference)
+    found, over_all = _compared(rows, reference)
     lines = [f"# {title}", ""]
     if not complete:
         lines += ["*The study is under way: what stands here is what has been run so far.*", ""]
@@ -453,7 +471,7 @@ def write(
         picture = plots.to_svg(curves([row for row in rows if row.corpus == corpus]))
         write_file(folder / f"study-{corpus}.svg", picture.replace("<svg ", _FILE, 1))
     write_file(folder / "study.md", document(rows, trained, rates, title, reference, complete, "study", diverged))
-    said = sentences(differences(rows, reference), overall(rows, reference), reference)
+    said = sentences(*_compared(rows, reference), reference)
     return "\n".join(said) or "nothing to compare yet"
 
 
