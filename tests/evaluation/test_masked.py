@@ -110,6 +110,11 @@ def test_mistakes_are_said(tmp_path: Path) -> None:
     (tmp_path / "y.fasta").write_text(">a\nMKVLAAGIV\n>b\nMKVLAAGIV\n>c\nMK\n")
     exam = read("masked", [str(tmp_path / "y.fasta")], MaskedConfig(shortest=5), "loss/1022")
     assert exam.test == [b"MKVLAAGIV"] and exam.facts["left out (shorter than min_length)"] == "1"
+    with pytest.raises(UserError, match="chooses rows of a table"):
+        read("masked", [str(tmp_path / "y.fasta")], MaskedConfig(where={"kind": "a"}), "loss/1022")
+    (tmp_path / "z.csv").write_text("sequence,kind,of\nMKVLA,a,x\nMKVLC,b,x\nMKVLD,b,y\nMKVLE,c,x\n")
+    some = read("masked", [str(tmp_path / "z.csv")], MaskedConfig(where={"kind": ["a", "b"], "of": "x"}), "loss/1022")
+    assert some.test == [b"MKVLA", b"MKVLC"]
     subject = subject_of({"encoder": MLM(SHAPE, PROTEIN).encoder})
     with pytest.raises(UserError, match="no head over tokens"):
         exam.model(subject, lambda text: None)

@@ -21,8 +21,10 @@ import numpy as np
 
 from biometro.alphabet import Reading, SequenceKind
 from biometro.alphabet.amino_acids import BACKGROUND, ORDER
-from biometro.data.intake import Account, clean
-from biometro.data.sources import ReadOptions, expand
+from biometro.data.intake import Account, clean_records
+from biometro.data.sources import TABLES, ReadOptions, expand
+from biometro.data.sources import read as read_records
+from biometro.data.task import says
 from biometro.errors import UserError
 from biometro.evaluation import resampling
 from biometro.evaluation.protocol import RESAMPLES, WINDOW, Score, Subject
@@ -42,6 +44,7 @@ class MaskedConfig:
         places: most residues of each sequence that are masked, one at a time.
         most: most sequences that are examined, drawn under the seed.
         shortest: residues; shorter sequences are left out.
+        where: of tables, take only rows in which each of these columns says this, or one of these.
         sequences: what the data hold: protein, antibody, tcr.
         column: of tables, the one that holds the sequence; of receptors, columns by part (`ReadOptions.column`).
         id_column: of tables, the one that holds the identifier.
@@ -51,6 +54,7 @@ class MaskedConfig:
     places: int = 10
     most: int = 200
     shortest: int = 2
+    where: dict[str, str | list[str]] | None = None
     sequences: SequenceKind = "protein"
     column: str | dict[str, str] = "sequence"
     id_column: str | None = None
@@ -72,12 +76,17 @@ def read(
     names = [f"{figure}/{length}" for length in config.lengths for figure in FIGURES]
     if metric not in names:
         raise UserError(f"a {kind} task of these lengths has no figure {metric!r}; choose from {', '.join(names)}")
-    options = ReadOptions("auto", config.column, config.id_column, kind=config.sequences)
+    where = config.where or {}
+    options = ReadOptions("auto", config.column, config.id_column, kind=config.sequences, fields=tuple(where))
     account = Account()
-    sources = [source for name in data for source in expand(name, options)]
-    found = clean(sources, options, Reading(config.sequences), account, min_length=config.shortest)
-    letters = list(dict.fromkeys(sequence for _, sequence in found))
-    return MaskedExam(letters, config, metric, seed, resamples, dict(account.dropped))
+    letters: dict[bytes, None] = {}
+    for source in (source for name in data for source in expand(name, options)):
+        if where and source.format not in TABLES:
+            raise UserError(f"{source.name}: `where` chooses rows of a table, and this is none")
+        rows = (r for r in read_records(source, options) if all(map(says, r.fields, where.values())))
+        found = clean_records(rows, Reading(config.sequences), account, min_length=config.shortest)
+        letters |= dict.fromkeys(sequence for _, sequence in found)
+    return MaskedExam(list(letters), config, metric, seed, resamples, dict(account.dropped))
 
 
 class MaskedExam:
