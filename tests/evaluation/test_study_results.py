@@ -15,6 +15,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from biometro.evaluation.study_results import (
+    About,
     Measured,
     Trained,
     curves,
@@ -188,7 +189,11 @@ def test_the_page_and_what_is_published(tmp_path: Path) -> None:
         Trained("tcr", "S", 1e13, arm, seed, 100 + seed, 2_000_000, {loss: 2.0 + seed, "seconds": 1.0})
         for arm, loss in (("mlm", "mlm_masked_loss"), ("metro", "aux_loss")) for seed in (0, 1)
     ]  # fmt: skip
-    said = write(tmp_path / "s", rows(0.1), trained, rates, "Two ways", "mlm", complete=False)
+    about = About(
+        "Two ways", "mlm", {"mlm": {}, "metro": {"metro.mask_rate": 0.2}}, {"S": {"encoder.width": 64}}, rates,
+        {"tcr": 2.5}, ["metro on tcr, S"], complete=False,
+    )  # fmt: skip
+    said = write(tmp_path / "s", about, rows(0.1), trained)
     assert "clearly better" in said
     publish(tmp_path / "s", tmp_path / "docs" / "results.md")
     page = (tmp_path / "docs" / "results.md").read_text()
@@ -205,7 +210,9 @@ def test_the_page_and_what_is_published(tmp_path: Path) -> None:
         "| | metro | untrained |",
         "| tcr, S, 1e+13 | +0.097 ± 0.014 ▲ | -",
         "over 4 seeds; ▲ clearly better",
-        "means over 2 seeds",
+        "means over 2 seeds; unigram entropy 2.500 nats; all runs: `results-runs.csv`",
+        "- mlm: the recipe as it stands\n- metro: `metro.mask_rate 0.2`\n- S: `encoder.width 64`\n",
+        "- No figures, for they diverged: metro on tcr, S.",
         "| untrained, S | 0.450 ± 0.071 | 1.000 ± 0.000 |",
     ):
         assert text in page
@@ -217,10 +224,10 @@ def test_the_page_and_what_is_published(tmp_path: Path) -> None:
         ("mlm", "0", "100", ""), ("mlm", "1", "101", ""), ("metro", "0", "100", "2"), ("metro", "1", "101", "3"),
     ]  # fmt: skip
     assert table([]).count("\n") == 1
-    write(tmp_path / "one", rows(0.1, seeds=1), [], {}, "One", "mlm", complete=True)
+    write(tmp_path / "one", About("One", "mlm"), rows(0.1, seeds=1), [])
     assert "Learning rates" not in (tmp_path / "one" / "study.md").read_text()
     assert "nan" not in (tmp_path / "one" / "study.md").read_text()
-    write(tmp_path / "s", [], [], {}, "None", "mlm", complete=False)
+    write(tmp_path / "s", About("None", "mlm", complete=False), [], [])
 
 
 @pytest.mark.parametrize("arms", [1, 2])

@@ -76,7 +76,7 @@ def test_a_study_from_rates_to_its_page(recipe: Path, tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "docs" / "study.csv").open()))
     assert {row["size"] for row in rows if row["baseline"] == "False"} == {"S"}
     page = (tmp_path / "docs" / "study.md").read_text()
-    assert "1 of 1 comparisons on one corpus have too few seeds" in page and "under way" not in page
+    assert "2 of 2 comparisons on one corpus have too few seeds" in page and "under way" not in page
     assert [(row["arm"], row["size"]) for row in rows if row["baseline"] == "True"][-1] == ("untrained", "S")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").glob("families/*/metrics.jsonl")}
     assert len(before) == 3  # and the one that nothing has trained

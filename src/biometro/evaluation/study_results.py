@@ -12,7 +12,7 @@ import io
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,31 @@ class Trained:
     steps: int
     tokens: int
     held_out: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class About:
+    """What a page says of a study beside its figures.
+
+    Args:
+        title: of the page.
+        reference: the arm that others are compared with.
+        arms: options by name.
+        sizes: options by name.
+        rates: learning rate of each corpus and arm, where they were searched.
+        entropy: nats, of the letters of each corpus' held-out sequences: what a model that knows frequencies reaches.
+        diverged: runs that came to no model, in words.
+        complete: whether all runs are through.
+    """
+
+    title: str
+    reference: str
+    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rates: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    entropy: Mapping[str, float] = field(default_factory=dict)
+    diverged: Sequence[str] = ()
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -220,7 +245,7 @@ def table(rows: Sequence[Measured]) -> str:
     """CSV with every figure."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Measured)])
+    writer.writerow([one.name for one in fields(Measured)])
     for row in rows:
         writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in astuple(row)])
     return text.getvalue()
@@ -302,18 +327,21 @@ def _compared(rows: Sequence[Measured], reference: str) -> tuple[list[Difference
     return found + [one for one in nothing if one.task == ""], over_all + over_nothing
 
 
-def document(
-    rows: Sequence[Measured], trained: Sequence[Trained], rates: Mapping[tuple[str, str], float], title: str,
-    reference: str, complete: bool, stem: str, diverged: Sequence[str],
-) -> str:  # fmt: skip
+def document(about: About, rows: Sequence[Measured], trained: Sequence[Trained]) -> str:
     """The Markdown page."""
+    reference, rates = about.reference, about.rates
     found, over_all = _compared(rows, reference)
-    lines = [f"# {title}", ""]
-    if not complete:
+    lines = [f"# {about.title}", ""]
+    if not about.complete:
         lines += ["*The study is under way: what stands here is what has been run so far.*", ""]
     lines += [f"- {text}." for text in sentences(found, over_all, reference)] or ["Nothing has been run yet."]
-    lines += [f"- No figures, for they diverged: {'; '.join(diverged)}."] if diverged else []
+    lines += [f"- No figures, for they diverged: {'; '.join(about.diverged)}."] if about.diverged else []
     lines += _overview(found, over_all, reference) if found else []
+    if about.arms:
+        named = {**about.arms, **about.sizes}
+        lines += ["", "## Arms and sizes", "", "Options of `pretrain`, beside those of each corpus' recipe.", ""]
+        lines += [f"- {name}: {', '.join(f'`{k} {v}`' for k, v in options.items()) or 'the recipe as it stands'}"
+                  for name, options in named.items()]  # fmt: skip
     if rates:
         lines += ["", "## Learning rates", "",
                   "Searched on each corpus at the smallest size, carried to the others by muP.", ""]  # fmt: skip
@@ -323,21 +351,22 @@ def document(
             cells_ = [f"{rates[corpus, arm]:.3g}" if (corpus, arm) in rates else "-" for arm in arms]
             lines.append(f"| {corpus} | {' | '.join(cells_)} |")
     for corpus in dict.fromkeys(row.corpus for row in rows):
-        lines += ["", f"## {corpus}", "", f"![quality against FLOPs]({stem}-{corpus}.svg)"]
+        lines += ["", f"## {corpus}", "", f"![quality against FLOPs](study-{corpus}.svg)"]
         lines += _corpus_tables([row for row in rows if row.corpus == corpus], found, reference)
-        lines += _training_table([one for one in trained if one.corpus == corpus], stem)
+        lines += _training_table([one for one in trained if one.corpus == corpus], about.entropy.get(corpus))
     return "\n".join(lines) + "\n"
 
 
-def _training_table(trained: Sequence[Trained], stem: str) -> list[str]:
+def _training_table(trained: Sequence[Trained], entropy: float | None) -> list[str]:
     """What the runs of a corpus read and learnt, means over seeds."""
     if not trained:
         return []
     names = list(dict.fromkeys(name for one in trained for name in one.held_out if name in _TOLD))
     cells_ = dict.fromkeys((one.size, one.flops, one.arm) for one in trained)
     seeds = _numbers([sum((o.size, o.flops, o.arm) == cell for o in trained) for cell in cells_])
-    lines = ["", f"What they read, and their own held-out figures (means over {seeds} seeds; all runs: "
-             f"`{stem}-runs.csv`):", "",
+    level = "" if not entropy else f"; unigram entropy {entropy:.3f} nats"
+    lines = ["", f"What they read, and their own held-out figures (means over {seeds} seeds{level}; all runs: "
+             "`study-runs.csv`):", "",
              f"| | steps | tokens (M) | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]  # fmt: skip
     for cell in cells_:
         here = [one for one in trained if (one.size, one.flops, one.arm) == cell]
@@ -449,29 +478,16 @@ def _means(rows: Sequence[Measured], tasks: set[str]) -> list[float]:
     return [float(np.mean(list(found.values()))) for found in seeds.values() if {*found} == tasks]
 
 
-def write(
-    folder: Path, rows: Sequence[Measured], trained: Sequence[Trained], rates: Mapping[tuple[str, str], float],
-    title: str, reference: str, complete: bool, diverged: Sequence[str] = (),
-) -> str:  # fmt: skip
-    """study.csv, study-runs.csv, study.md and a picture of each corpus; gives the sentences.
-
-    Args:
-        rows: every figure.
-        trained: every run.
-        rates: learning rate of each corpus and arm.
-        title: of the page.
-        reference: the arm that others are compared with.
-        complete: whether all runs are through.
-        diverged: runs that came to no model, in words.
-    """
+def write(folder: Path, about: About, rows: Sequence[Measured], trained: Sequence[Trained]) -> str:
+    """study.csv, study-runs.csv, study.md and a picture of each corpus; gives the sentences."""
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "study.csv", table(rows))
     write_file(folder / "study-runs.csv", runs_table(trained))
     for corpus in dict.fromkeys(row.corpus for row in rows if not row.baseline):
         picture = plots.to_svg(curves([row for row in rows if row.corpus == corpus]))
         write_file(folder / f"study-{corpus}.svg", picture.replace("<svg ", _FILE, 1))
-    write_file(folder / "study.md", document(rows, trained, rates, title, reference, complete, "study", diverged))
-    said = sentences(*_compared(rows, reference), reference)
+    write_file(folder / "study.md", document(about, rows, trained))
+    said = sentences(*_compared(rows, about.reference), about.reference)
     return "\n".join(said) or "nothing to compare yet"
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from biometro.data.corpus import Corpus
 from biometro.errors import UserError
 from biometro.evaluation import study_results
-from biometro.evaluation.study_results import Measured, Trained
+from biometro.evaluation.study_results import About, Measured, Trained
 from biometro.files import new_folder, write_file
 from biometro.jobs.tune import tune
 from biometro.model import mup
@@ -145,12 +145,18 @@ def study(
         raise UserError(f"{out}: the run folder has its own study.md; name a place outside of it")
     folder, console = Path(run), Console(stderr=True)
     folder.mkdir(parents=True, exist_ok=True)
-    read = {name: _read_from(corpus) for name, corpus in corpora.items()}
+    read, entropy = {}, {}
+    for name, corpus in corpora.items():
+        read[name], entropy[name] = _read_from(corpus)
     _check_growth(corpora, arms, sizes)
     _same(folder, {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
                    "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed, "read": read})  # fmt: skip
     with StopRequest(max_minutes) as request:
         chosen, stopped = _rates(folder, corpora, arms, sizes, rates, tune_flops, metrics or {}, workers, seed, request)
+
+        def about(complete: bool) -> About:
+            return About(title, reference, arms, sizes, chosen, entropy, _diverged(folder, rounds), complete)
+
         rounds = list(_rounds(corpora, arms, sizes, flops, seeds, seed, reference))
         rows = _known(folder, corpora, rounds)
         commands = []
@@ -161,16 +167,13 @@ def study(
             commands.append({one: _command(one, corpora, arms, sizes, chosen) for one in group})
         try:
             for done, rows in _run_all(folder, corpora, commands, data, workers, request, console):
-                study_results.write(
-                    folder, rows, _trained(folder, done), chosen, title, reference, False, _diverged(folder, rounds)
-                )
+                study_results.write(folder, about(False), rows, _trained(folder, done))
         except _StoppedError:
             stopped = request.check() or "a signal"
             rows = _known(folder, corpora, rounds)
         stopped = stopped or request.check()
     trained = _trained(folder, [one for group in rounds for one in group])
-    diverged = _diverged(folder, rounds)
-    text = study_results.write(folder, rows, trained, chosen, title, reference, stopped is None, diverged)
+    text = study_results.write(folder, about(stopped is None), rows, trained)
     if out is not None:
         study_results.publish(folder, Path(out))
     console.print(text, markup=False, highlight=False)
@@ -232,17 +235,23 @@ def _check(
             raise UserError(f"there is no arm {name!r}; there are {', '.join(arms)}")
 
 
-def _read_from(corpus: StudyCorpus) -> str:
-    """A digest of the recipe and of the corpus that it reads. Raises UserError where these cannot be read."""
+def _read_from(corpus: StudyCorpus) -> tuple[str, float]:
+    """A digest of the recipe and of the corpus that it reads, and the unigram entropy of what is held out.
+
+    Raises UserError where these cannot be read.
+    """
     try:
         recipe = read_yaml(Path(corpus.recipe))
     except OSError as error:
         raise UserError(f"{corpus.recipe}: cannot be read ({error.strerror or error})") from error
     if not isinstance(recipe, dict):
         raise UserError(f"{corpus.recipe}: is no recipe of pretrain: it holds no options")
-    data = {**recipe, **corpus.options}.get("data")
-    said = [recipe, Corpus.open(str(data)).digest if data else None]
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    place = {**recipe, **corpus.options}.get("data")
+    if not isinstance(place, str):
+        raise UserError(f"{corpus.recipe}: names no corpus; say data in it, or in the study's options of this corpus")
+    data = Corpus.open(place)
+    said = json.dumps([recipe, data.digest], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:16], data.unigram_entropy("valid")
 
 
 def _check_growth(
