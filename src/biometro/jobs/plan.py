@@ -224,7 +224,7 @@ def _machine(
     flash = half and card.half > 0 and encoder.head_size % 8 == 0
     attention = encoder.attention
     if attention == "auto":
-        attention = "flex" if encoder.positions != "rotary" else "varlen" if flash else "sdpa"
+        attention = "flex" if encoder.positions == "alibi" else "varlen" if flash else "sdpa"
     if half and not card.half:
         warnings.append(f"{name} computes no bfloat16 in hardware; its float32 rate is taken")
     peak = tflops or (card.half if half and card.half else card.single)

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from biometro.data.batch import Packed
 from biometro.errors import UserError
-from biometro.model.positions import alibi_bias
 
 Backend = Literal["auto", "sdpa", "varlen", "flex"]
 Attend = Callable[[Tensor, Tensor], Tensor]
@@ -52,7 +51,7 @@ class Runs:
         return cls(lengths, counts)
 
 
-def plan_at(packed: Packed, at_B: Tensor, slopes_2H: Tensor | None) -> Attend:
+def plan_at(packed: Packed, at_B: Tensor, slopes_H: Tensor | None) -> Attend:
     """Attention of one token of each sequence, `at_B` (B,) int64, to all of its own: (B, H, E).
 
     Any device and position code; every run of equally long sequences is one scaled-dot-product call.
@@ -71,22 +70,22 @@ def plan_at(packed: Packed, at_B: Tensor, slopes_2H: Tensor | None) -> Attend:
         for q, k, v, place, length, count in pieces:
             k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in (k, v))  # each (count, H, L, E)
             mask = None
-            if slopes_2H is not None:
-                ahead = place[:, None] - torch.arange(length, device=place.device)
-                mask = alibi_bias(slopes_2H, ahead).transpose(0, 1)[:, :, None].to(q.dtype)  # (count, H, 1, L)
+            if slopes_H is not None:
+                distance = (torch.arange(length, device=place.device) - place[:, None]).abs()
+                mask = (-slopes_H[None, :, None] * distance[:, None, :])[:, :, None].to(q.dtype)  # (count, H, 1, L)
             parts.append(F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=mask)[:, :, 0])
         return torch.cat(parts)
 
     return attend
 
 
-def plan(packed: Packed, backend: Backend, slopes_2H: Tensor | None, head_size: int, dtype: torch.dtype) -> Attend:
+def plan(packed: Packed, backend: Backend, slopes_H: Tensor | None, head_size: int, dtype: torch.dtype) -> Attend:
     """The attention of one pack, ready to be called by every layer.
 
     Args:
         packed: the layout; its tokens are not read.
         backend: `auto` takes varlen on CUDA where it can, flex there with ALiBi, sdpa in all other cases.
-        slopes_2H: (2, H) float32 ALiBi slopes (`positions.alibi_slopes`), or None.
+        slopes_H: (H,) float32 ALiBi slopes, or None.
         head_size: E.
         dtype: that of queries, keys and values.
 
@@ -99,24 +98,24 @@ def plan(packed: Packed, backend: Backend, slopes_2H: Tensor | None, head_size: 
         "needs a GPU of compute capability 8.0 or higher": cuda and torch.cuda.get_device_capability(device) < (8, 0),
         "needs bfloat16 or float16": dtype not in (torch.bfloat16, torch.float16),
         "needs a head size that is a multiple of 8": head_size % 8 != 0,
-        "takes no bias, so no ALiBi": slopes_2H is not None,
+        "takes no bias, so no ALiBi": slopes_H is not None,
     }
     obstacle = next((reason for reason, present in obstacles.items() if present), None)
     if backend == "auto":
-        backend = "flex" if cuda and slopes_2H is not None else "sdpa" if obstacle else "varlen"
+        backend = "flex" if cuda and slopes_H is not None else "sdpa" if obstacle else "varlen"
     if backend == "varlen":
         if obstacle:
             raise UserError(f"attention back-end varlen {obstacle} (here: {device}, {dtype}); use auto")
         return _plan_varlen(packed)
     if backend == "flex":
-        return _plan_flex(packed, slopes_2H)
-    return _plan_sdpa(packed, slopes_2H)
+        return _plan_flex(packed, slopes_H)
+    return _plan_sdpa(packed, slopes_H)
 
 
-def _plan_sdpa(packed: Packed, slopes_2H: Tensor | None) -> Attend:
+def _plan_sdpa(packed: Packed, slopes_H: Tensor | None) -> Attend:
     runs = Runs.of(packed)
     sizes = [length * count for length, count in zip(runs.lengths, runs.counts, strict=True)]
-    biases = [None if slopes_2H is None else _bias(slopes_2H, length) for length in runs.lengths]
+    biases = [None if slopes_H is None else alibi_bias(slopes_H, length) for length in runs.lengths]
 
     @torch.compiler.disable  # the runs differ from pack to pack: a compiled block must not be built for each
     def attend(qk_T2HE: Tensor, v_THE: Tensor) -> Tensor:
@@ -153,7 +152,7 @@ def _compiled_flex() -> Any:
     return torch.compile(flex_attention, dynamic=True)
 
 
-def _plan_flex(packed: Packed, slopes_2H: Tensor | None) -> Attend:
+def _plan_flex(packed: Packed, slopes_H: Tensor | None) -> Attend:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     owners, positions = packed.owners, packed.positions
@@ -166,18 +165,15 @@ def _plan_flex(packed: Packed, slopes_2H: Tensor | None) -> Attend:
         lambda b, h, i, j: owners[i] == owners[j], None, None, total, total, device=str(owners.device), _compile=cuda
     )
 
-    before_H, after_H = (None, None) if slopes_2H is None else slopes_2H.unbind()
-
-    def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:  # as `alibi_bias`, pair by pair
-        assert before_H is not None and after_H is not None
-        ahead = positions[i] - positions[j]
-        return s - torch.where(ahead > 0, before_H[h], after_H[h]) * ahead.abs()
+    def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        assert slopes_H is not None
+        return s - slopes_H[h] * (positions[i] - positions[j]).abs()
 
     run = _compiled_flex() if cuda else flex_attention
 
     def attend(qk_T2HE: Tensor, v_THE: Tensor) -> Tensor:
         q, k, v = (x.transpose(0, 1)[None] for x in (*qk_T2HE.unbind(1), v_THE))  # each (1, H, T, E)
-        out = run(q, k, v, score_mod=None if slopes_2H is None else score, block_mask=mask)
+        out = run(q, k, v, score_mod=None if slopes_H is None else score, block_mask=mask)
         return out[0].transpose(0, 1)
 
     return attend
@@ -189,8 +185,8 @@ class Watched:
     Scores and probabilities are float32, whatever queries and keys are.
     """
 
-    def __init__(self, slopes_2H: Tensor | None):
-        self._slopes_2H = slopes_2H
+    def __init__(self, slopes_H: Tensor | None):
+        self._slopes_H = slopes_H
         self._p_HLL: Tensor | None = None
 
     @torch.compiler.disable  # what it keeps is no part of a graph
@@ -198,8 +194,8 @@ class Watched:
         with torch.autocast(qk_L2HE.device.type, enabled=False):
             q_HLE, k_HLE = qk_L2HE.float().permute(1, 2, 0, 3)
             score_HLL = q_HLE @ k_HLE.transpose(1, 2) * q_HLE.shape[-1] ** -0.5
-            if self._slopes_2H is not None:
-                score_HLL += _bias(self._slopes_2H, len(v_LHE))[0]
+            if self._slopes_H is not None:
+                score_HLL += alibi_bias(self._slopes_H, len(v_LHE))[0]
             self._p_HLL = score_HLL.softmax(-1)
             out_HLE = self._p_HLL @ v_LHE.float().transpose(0, 1)
         return out_HLE.transpose(0, 1).to(v_LHE.dtype)
@@ -211,10 +207,11 @@ class Watched:
         return p_HLL
 
 
-def _bias(slopes_2H: Tensor, length: int) -> Tensor:
-    """(1, H, L, L) float32 of a whole sequence."""
-    places = torch.arange(length, device=slopes_2H.device)
-    return alibi_bias(slopes_2H, places[:, None] - places)[None]
+def alibi_bias(slopes_H: Tensor, length: int) -> Tensor:
+    """(1, H, L, L) float32: minus slope times distance, both ways."""
+    places = torch.arange(length, device=slopes_H.device)
+    distance = (places[:, None] - places[None, :]).abs()
+    return -slopes_H[None, :, None, None] * distance
 
 
 def attention_pairs(packed: Packed) -> int:

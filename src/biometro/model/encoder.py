@@ -39,8 +39,7 @@ class EncoderConfig:
         head_size: size of one attention head; `width` is a multiple of it.
         ffn_width: hidden size of the feed-forward; default 4 x width, or 8/3 x width for swiglu (same parameters).
         embedding_width: size of the token table, projected to `width` where it differs; default `width`.
-        positions: rotary (relative by rotation), alibi (relative by a bias that is the same to both sides), or
-            alibi_asymmetric (heads see differently far to either side, and so tell left from right).
+        positions: rotary (relative by rotation) or alibi (relative by a bias; it wants eight heads or more).
         ffn: gelu or swiglu.
         norm: layernorm or rmsnorm.
         norm_eps: added to the variance.
@@ -63,7 +62,7 @@ class EncoderConfig:
     head_size: int = 64
     ffn_width: int | None = None
     embedding_width: int | None = None
-    positions: Literal["rotary", "alibi", "alibi_asymmetric"] = "rotary"
+    positions: Literal["rotary", "alibi"] = "rotary"
     ffn: Literal["gelu", "swiglu"] = "gelu"
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     norm_eps: float = 1e-5
@@ -84,8 +83,6 @@ class EncoderConfig:
         check_small("encoder", self, "init_std", "norm_eps")
         if self.width % self.head_size:
             raise UserError(f"encoder.width {self.width} is no multiple of encoder.head_size {self.head_size}")
-        if self.positions == "alibi_asymmetric" and self.heads < 2:
-            raise UserError("encoder.positions alibi_asymmetric needs two heads or more, to see to either side")
         if self.positions == "rotary" and self.head_size % 2:
             raise UserError(f"encoder.head_size {self.head_size} is odd; rotary positions need pairs")
         if not (isinstance(self.dropout, int | float) and 0 <= self.dropout < 1):
@@ -223,12 +220,12 @@ class Encoder(nn.Module):
 
         The last layer then computes these tokens only: the same numbers for less work, without dropout (inference).
         """
-        x_TD, table, slopes_2H = self._begin(packed)
+        x_TD, table, slopes_H = self._begin(packed)
         dtype = self._compute_dtype(x_TD)
-        attend = attention.plan(packed, self.config.attention, slopes_2H, self.config.head_size, dtype)
+        attend = attention.plan(packed, self.config.attention, slopes_H, self.config.head_size, dtype)
         for number, block in enumerate(self.blocks, 1):
             if at_B is not None and number == len(self.blocks):
-                x_TD = block(x_TD, attention.plan_at(packed, at_B, slopes_2H), table, at_B)
+                x_TD = block(x_TD, attention.plan_at(packed, at_B, slopes_H), table, at_B)
             else:
                 x_TD = block(x_TD, attend, table)
         out: Tensor = self.norm(x_TD)
@@ -244,14 +241,14 @@ class Encoder(nn.Module):
         """
         if len(packed) != 1:
             raise ValueError(f"attention maps are those of one sequence, not of {len(packed)}")
-        x_TD, table, slopes_2H = self._begin(packed)
-        attend = attention.Watched(slopes_2H)
+        x_TD, table, slopes_H = self._begin(packed)
+        attend = attention.Watched(slopes_H)
         for block in self.blocks:
             x_TD = block(x_TD, attend, table)
             yield attend.taken()
 
     def _begin(self, packed: Packed) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor | None]:
-        """What the first layer reads, (T, D), and where tokens stand: rotary cos and sin, or ALiBi slopes."""
+        """What the first layer reads, (T, D), and where tokens stand: rotary cos and sin, or ALiBi slopes (H,)."""
         x_TD = self.embedding(packed.tokens)
         if self.config.token_dropout:
             x_TD = self._drop_masked(x_TD, packed)
@@ -259,8 +256,7 @@ class Encoder(nn.Module):
             x_TD = self.lift(x_TD).to(x_TD.dtype)  # autocast or not, the residual stream is float32
         if self.config.positions == "rotary":
             return x_TD, positions.rotary_table(packed.positions, self.frequencies), None
-        asymmetric = self.config.positions == "alibi_asymmetric"
-        return x_TD, None, positions.alibi_slopes(self.config.heads, asymmetric, x_TD.device)
+        return x_TD, None, positions.alibi_slopes(self.config.heads, x_TD.device)
 
     def _drop_masked(self, x_TD: Tensor, packed: Packed) -> Tensor:
         masked_T = packed.tokens == self.config.mask_token

@@ -15,7 +15,7 @@ HUGGINGFACE_LAYER = {
 def obstacles(config: EncoderConfig) -> dict[str, bool]:
     """What of an encoder ESM-2 cannot express, and whether it is so here."""
     return {
-        f"positions is {config.positions}": config.positions != "rotary",
+        "positions is alibi": config.positions != "rotary",
         "ffn is swiglu": config.ffn != "gelu",
         "norm is rmsnorm": config.norm != "layernorm",
         "there are no biases": not config.bias,

@@ -24,20 +24,11 @@ def rotate(x_TnHE: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_TnHE.dtype)
 
 
-def alibi_slopes(heads: int, asymmetric: bool = False, device: torch.device | None = None) -> Tensor:
-    """(2, H) float32 slopes, towards the tokens before and those after: what a score loses with each token of distance.
+def alibi_slopes(heads: int, device: torch.device | None = None) -> Tensor:
+    """(H,) float32 slopes 2^(-8 i / H), i = 1..H (Press et al. 2022, arXiv 2108.12409), used symmetrically here.
 
-    2^(-8 i / H), i = 1..H (Press et al. 2022, arXiv 2108.12409), of any number of heads, which keeps the slopes a
-    geometric series between the same ends. The paper's models read the past alone. Where they go both ways alike, the
-    vectors of a sequence read back to front are those of the sequence back to front: nothing tells left from right
-    but the start and end tokens. Asymmetric, the slopes of the one side stand in reverse order on the other: a head
-    that sees far to the left sees near to the right.
+    For a number of heads that is no power of two the formula is applied as it stands, which keeps the slopes a
+    geometric series between the same ends. Few heads have no steep slope, and none that sees its neighbours alone: of
+    two the slopes are 1/16 and 1/256. The same to both sides, they cannot tell left from right; start and end tokens do.
     """
-    slopes_H = 2.0 ** (-8.0 * torch.arange(1, heads + 1, dtype=torch.float32, device=device) / heads)
-    return torch.stack([slopes_H, slopes_H.flip(0) if asymmetric else slopes_H])
-
-
-def alibi_bias(slopes_2H: Tensor, ahead: Tensor) -> Tensor:
-    """(H, ...) what ALiBi adds to scores, where a query stands `ahead` (...) tokens after the key (below 0: before)."""
-    before, after = (slopes_H.view(-1, *[1] * ahead.ndim) for slopes_H in slopes_2H)
-    return -torch.where(ahead > 0, before, after) * ahead.abs()
+    return 2.0 ** (-8.0 * torch.arange(1, heads + 1, dtype=torch.float32, device=device) / heads)

@@ -115,7 +115,7 @@ def encoder_bytes(config: EncoderConfig, how: Arithmetic, tokens: float, run_pai
     last = 4 * config.width + 8 + (4 * config.width if config.norm == "rmsnorm" else 0)
     blocks = config.depth * (4.0 * config.width if how.recompute else block_bytes(config, how))
     kept = tokens * (blocks + 8 + lift + rotary + last)
-    if config.positions != "rotary" and how.attention == "sdpa":
+    if config.positions == "alibi" and how.attention == "sdpa":
         casts = 0 if not how.half else 1 if how.recompute else config.depth
         kept += config.heads * run_pairs * (2 * casts + (4 if how.recompute or not how.half else 0))
     return kept
