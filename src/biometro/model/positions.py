@@ -29,6 +29,6 @@ def alibi_slopes(heads: int, device: torch.device | None = None) -> Tensor:
 
     For a number of heads that is no power of two the formula is applied as it stands, which keeps the slopes a
     geometric series between the same ends. Few heads have no steep slope, and none that sees its neighbours alone: of
-    two the slopes are 1/16 and 1/256. The same to both sides, they cannot tell left from right; start and end tokens do.
+    two the slopes are 1/16 and 1/256. Alike to both sides, they cannot tell left from right; start and end tokens do.
     """
     return 2.0 ** (-8.0 * torch.arange(1, heads + 1, dtype=torch.float32, device=device) / heads)
