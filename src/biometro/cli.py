@@ -31,7 +31,8 @@ from biometro.jobs.prepare import prepare
 from biometro.jobs.pretrain import pretrain
 from biometro.jobs.score import score
 from biometro.jobs.screen import screen
-from biometro.jobs.study import Studied, StudyCorpus, study
+from biometro.jobs.study import Studied, study
+from biometro.jobs.study_options import StudyCorpus
 from biometro.jobs.tune import Tuned, tune
 from biometro.training.alignment import TowerConfig
 from biometro.training.signals import remember, remembering

@@ -14,19 +14,8 @@ import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
-from biometro.evaluation.study_results import (
-    About,
-    Measured,
-    Trained,
-    curves,
-    differences,
-    overall,
-    publish,
-    sentences,
-    table,
-    untrained,
-    write,
-)
+from biometro.evaluation.study_report import About, curves, publish, sentences, table, write
+from biometro.evaluation.study_results import Measured, Trained, differences, overall, untrained
 
 TASKS = [("binding", "auroc", True), ("affinity", "rmse", False)]
 

@@ -17,18 +17,8 @@ from biometro import cli
 from biometro.errors import UserError
 from biometro.evaluation.tasks import find
 from biometro.jobs import study as jobs_study
-from biometro.jobs.study import (
-    StudyCorpus,
-    _command,
-    _options,
-    _read,
-    _rounds,
-    _Run,
-    _run_all,
-    _same,
-    _StoppedError,
-    study,
-)
+from biometro.jobs.study import _command, _read, _rounds, _Run, _run_all, _StoppedError, study
+from biometro.jobs.study_options import StudyCorpus, options_of, same
 from biometro.training import search
 from biometro.training.signals import StopRequest
 from conftest import recipes_of
@@ -41,7 +31,7 @@ def test_recipes_name_options_and_tasks_that_there_are(path: Path) -> None:
         assert isinstance(corpus, StudyCorpus) and find(corpus.tasks)
         for arm in options["arms"].values():
             for size in options["sizes"].values():
-                given = _options("tcr", corpus, arm, size, min(options["flops"]), 0)
+                given = options_of("tcr", corpus, arm, size, min(options["flops"]), 0)
                 recipe = path.parent.parent / corpus.recipe
                 cli.parse(["pretrain", f"--config={recipe}", *(search.as_option(k, v) for k, v in given.items())])
     assert {*(options["metrics"] or {}), options["reference"]} <= {*options["arms"]}
@@ -161,7 +151,7 @@ def test_what_nobody_foresaw_stops_the_others(tmp_path: Path, monkeypatch: pytes
 def test_options_of_an_arm_know_the_corpus_and_what_was_spent() -> None:
     arm = {"metro.auxiliary": "runs/{corpus}-{seed}/model", "spent": 2e11, "metro.mask_rate": 0.2}
     corpus = StudyCorpus("r.yaml", ["bace"], {"encoder.base_width": 64})
-    assert _options("tcr", corpus, arm, {"encoder.width": 128}, 1e12, 3) == {
+    assert options_of("tcr", corpus, arm, {"encoder.width": 128}, 1e12, 3) == {
         "encoder.mup": True, "encoder.base_width": 64, "encoder.width": 128, "metro.auxiliary": "runs/tcr-3/model",
         "metro.mask_rate": 0.2, "training.flops": 8e11,
     }  # fmt: skip
@@ -188,36 +178,36 @@ def test_mistakes_are_said(recipe: Path, tmp_path: Path) -> None:
 def test_what_has_runs_stays_as_it_is(tmp_path: Path) -> None:
     begun: dict[str, Any] = {"corpora": {"c": {}}, "arms": {"a": {"x": 1}}, "sizes": {"S": {}}, "rates": {}, "seed": 0,
                              "read": {"c": "1"}}  # fmt: skip
-    _same(tmp_path, begun)
+    same(tmp_path, begun)
     for wrong in ({"arms": {"a": {"y": 1}}}, {"corpora": {"d": {}}}, {"sizes": {"M": {}}}):
-        _same(tmp_path, begun | wrong)  # its first job was refused: nothing has run
-    _same(tmp_path, begun)
+        same(tmp_path, begun | wrong)  # its first job was refused: nothing has run
+    same(tmp_path, begun)
     trial = tmp_path / "c" / "rates" / "a" / "trials" / "0123" / "seed-0" / "metrics.jsonl"
     run = tmp_path / "c" / _Run("c", "S", 1e9, "a", 0).name / "metrics.jsonl"
     for made in (trial, run):
         made.parent.mkdir(parents=True)
         made.write_text("{}\n")
         more = begun | {"arms": {"b": {}, "a": {"x": 1}, "a-b": {}}, "sizes": {"S": {}, "M": {}}}
-        _same(tmp_path, more)
+        same(tmp_path, more)
         with pytest.raises(UserError, match="the recipe or the data of 'c'"):
-            _same(tmp_path, more | {"read": {"c": "2"}})
-        _same(tmp_path, more | {"arms": {"a": {"x": 1}, "b": {"x": 2}}})
+            same(tmp_path, more | {"read": {"c": "2"}})
+        same(tmp_path, more | {"arms": {"a": {"x": 1}, "b": {"x": 2}}})
         for changed, what in (
             ({"arms": {"a": {"x": 2}, "b": {}}}, "another arms.a"), ({"arms": {"b": {}}}, "another arms.a"),
             ({"sizes": {"S": {"w": 1}}}, "another sizes.S"), ({"corpora": {}}, "another corpora.c"),
             ({"seed": 1}, "another seed"), ({"arms": {"a": {"x": 2}, "a-b": {}, "b": {}}}, "another arms.a;"),
         ):  # fmt: skip
             with pytest.raises(UserError, match=what):
-                _same(tmp_path, more | changed)
+                same(tmp_path, more | changed)
         if made is trial:
             with pytest.raises(UserError, match="searched at the size 'S'"):
-                _same(tmp_path, more | {"sizes": {"M": {}, "S": {}}})
+                same(tmp_path, more | {"sizes": {"M": {}, "S": {}}})
             made.unlink()
             other = tmp_path / "c" / _Run("c", "S", 1e9, "a-b", 0).name / "metrics.jsonl"  # no run of `b`
             other.parent.mkdir()
             other.write_text("{}\n")
-            _same(tmp_path, more | {"arms": {**more["arms"], "b": {"x": 3}}})
-            _same(tmp_path, more)
+            same(tmp_path, more | {"arms": {**more["arms"], "b": {"x": 3}}})
+            same(tmp_path, more)
             shutil.rmtree(other.parent)
 
 

@@ -1,36 +1,24 @@
-"""What a study found: every seed's figure, arms against a reference at equal compute, curves, sentences.
+"""What a study found: every seed's figure, and arms against a reference at equal compute.
 
-rows (model, task, figure) ─▶ cells: corpus, size, budget ─▶ paired differences over seeds ─▶ table, page, curves
+rows (model, task, figure) ─▶ cells: corpus, size, budget ─▶ paired differences over seeds
 
 Figures of tasks whose smaller values are better change their sign in differences, so that above 0 is always better.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, fields, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
-from biometro.evaluation import plots
 from biometro.evaluation.paired import holm
-from biometro.evaluation.plots import GREY, LOOKS
-from biometro.files import write_file
 
+FEWEST = 3
+"""Blocks, such as seeds, from which anything is called clear."""
 _LEVEL = 0.05
-_TOLD = ("mlm_masked_loss", "aux_loss", "aux_masked_loss", "replaced", "rtd_gain", "rtd_ap", "clm_loss",
-         "clm_masked_loss", "clm_accuracy_replaced", "clm_accuracy_kept")  # fmt: skip
-_FEWEST = 3  # blocks, such as seeds, from which anything is called clear
-# A picture that stands alone says what its names mean.
-_FILE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="color:#555" '
 
 
 @dataclass(frozen=True)
@@ -65,31 +53,6 @@ class Trained:
     steps: int
     tokens: int
     held_out: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class About:
-    """What a page says of a study beside its figures.
-
-    Args:
-        title: of the page.
-        reference: the arm that others are compared with.
-        arms: options by name.
-        sizes: options by name.
-        rates: learning rate of each corpus and arm, where they were searched.
-        entropy: nats, of the letters of each corpus' held-out sequences: what a model that knows frequencies reaches.
-        diverged: runs that came to no model, in words.
-        complete: whether all runs are through.
-    """
-
-    title: str
-    reference: str
-    arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    rates: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    entropy: Mapping[str, float] = field(default_factory=dict)
-    diverged: Sequence[str] = ()
-    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -188,7 +151,7 @@ def untrained(rows: Sequence[Measured], reference: str) -> tuple[list[Difference
 
 def _figures(rows: Sequence[Measured], tasks: Sequence[str]) -> Figures:
     """Of each arm, by seed, the mean over tasks, where it has them all; above is better."""
-    signed = {(r.arm, r.task, r.seed): _signed(r) for r in rows}
+    signed = {(r.arm, r.task, r.seed): signed(r) for r in rows}
     seeds = sorted({r.seed for r in rows})
     return {
         arm: {s: float(np.mean([signed[arm, t, s] for t in tasks])) for s in seeds
@@ -197,7 +160,7 @@ def _figures(rows: Sequence[Measured], tasks: Sequence[str]) -> Figures:
     }  # fmt: skip
 
 
-def _signed(row: Measured) -> float:
+def signed(row: Measured) -> float:
     """Above is better."""
     return row.value if row.larger_is_better else -row.value
 
@@ -224,7 +187,7 @@ def _error(figures: Figures) -> tuple[float, int]:
     """Residual mean square of arms by blocks without their interaction, over the blocks that all arms have, and its
     degrees of freedom; NaN and 0 of too few."""
     blocks = sorted(set.intersection(*({*known} for known in figures.values()))) if figures else []
-    if len(figures) < 2 or len(blocks) < _FEWEST:
+    if len(figures) < 2 or len(blocks) < FEWEST:
         return math.nan, 0
     table_AS = np.array([[known[s] for s in blocks] for known in figures.values()])
     freedom = (len(figures) - 1) * (len(blocks) - 1)
@@ -239,262 +202,3 @@ def _p(mean: float, error: float, freedom: int, blocks: int) -> float:
     if not error > 0:
         return 1.0 if error == 0 else math.nan
     return float(2 * t.sf(abs(mean) / math.sqrt(2 * error / blocks), freedom))
-
-
-def table(rows: Sequence[Measured]) -> str:
-    """CSV with every figure."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([one.name for one in fields(Measured)])
-    for row in rows:
-        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in astuple(row)])
-    return text.getvalue()
-
-
-def runs_table(trained: Sequence[Trained]) -> str:
-    """CSV of every run."""
-    names = list(dict.fromkeys(name for one in trained for name in one.held_out))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["corpus", "size", "flops", "arm", "seed", "steps", "tokens", *names])
-    for one in trained:
-        figures = [f"{one.held_out[name]:.6g}" if name in one.held_out else "" for name in names]
-        writer.writerow([one.corpus, one.size, f"{one.flops:.6g}", one.arm, one.seed, one.steps, one.tokens, *figures])
-    return text.getvalue()
-
-
-def sentences(found: Sequence[Difference], over_all: Sequence[Difference], reference: str) -> list[str]:
-    """What follows, plainly: for each budget over all corpora; where an arm is clearly better or worse than the
-    reference in one; and that nothing else is clear.
-
-    found, over_all: of `differences` and `overall`.
-    """
-    said = []
-    for one in over_all:
-        how = f"{_verdict(one)} than" if one.clear else "not clearly different from"
-        p = f", p {one.p:.2g}" if math.isfinite(one.p) else ""
-        said.append(
-            f"At {one.flops:.3g} FLOPs, over {one.blocks} corpora, {one.arm} is {how} {reference} ({_gap(one)}{p})"
-        )
-    means = [one for one in found if one.task == ""]
-    for corpus, size, arm in dict.fromkeys((one.corpus, one.size, one.arm) for one in means):
-        here = [one for one in means if (one.corpus, one.size, one.arm) == (corpus, size, arm)]
-        parts = [f"{_verdict(one)} at {one.flops:.3g} FLOPs ({_gap(one)}, p {one.p:.2g})" for one in here if one.clear]
-        if parts:
-            said.append(f"{corpus}, {size}: {arm} is {'; '.join(parts)} than {reference}")
-    rest = [one for one in means if not one.clear]
-    few = [one for one in rest if math.isnan(one.p)]
-    if len(few) < len(rest):
-        what = "nothing else" if len(rest) < len(means) else "nothing"
-        said.append(f"On the mean of a corpus' tasks {what} differs clearly from {reference}")
-    if few:
-        said.append(f"{len(few)} of {len(means)} comparisons on one corpus have too few seeds for a verdict "
-                    f"({_FEWEST} that all arms have)")  # fmt: skip
-    return said
-
-
-def _verdict(one: Difference) -> str:
-    return f"clearly {'better' if one.mean > 0 else 'worse'}"
-
-
-def _overview(found: Sequence[Difference], over_all: Sequence[Difference], reference: str) -> list[str]:
-    """One table: arms by corpora, sizes and budgets, on the mean of tasks."""
-    means = [one for one in (*found, *over_all) if one.task == ""]
-    arms = list(dict.fromkeys(one.arm for one in means))
-    known = {(one.corpus, one.size, one.flops, one.arm): one for one in means}
-    lines = ["", "## Mean over tasks", "",
-             f"Differences to {reference} over seeds, mean ± standard deviation (of all corpora: over corpora); above "
-             "0 is better (▲ clearly better, ▼ clearly worse).", "",
-             f"| | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]  # fmt: skip
-    for corpus, size, flops in dict.fromkeys(key[:3] for key in known):
-        here = [known.get((corpus, size, flops, arm)) for arm in arms]
-        shown = ["-" if one is None else _gap(one) + _mark(one) for one in here]
-        where = f"{corpus}, {size}" if corpus else "**all corpora**"
-        lines.append(f"| {where}, {flops:.3g} | {' | '.join(shown)} |")
-    return lines
-
-
-def _mark(one: Difference | None) -> str:
-    return "" if one is None or not one.clear else " ▲" if one.mean > 0 else " ▼"
-
-
-def _compared(rows: Sequence[Measured], reference: str) -> tuple[list[Difference], list[Difference]]:
-    """Of arms, then of untrained models: in each cell, and over all corpora."""
-    (found, over_all), (nothing, over_nothing) = (
-        (differences(rows, reference), overall(rows, reference)),
-        untrained(rows, reference),
-    )
-    return found + [one for one in nothing if one.task == ""], over_all + over_nothing
-
-
-def document(about: About, rows: Sequence[Measured], trained: Sequence[Trained]) -> str:
-    """The Markdown page."""
-    reference, rates = about.reference, about.rates
-    found, over_all = _compared(rows, reference)
-    lines = [f"# {about.title}", ""]
-    if not about.complete:
-        lines += ["*The study is under way: what stands here is what has been run so far.*", ""]
-    lines += [f"- {text}." for text in sentences(found, over_all, reference)] or ["Nothing has been run yet."]
-    lines += [f"- No figures, for they diverged: {'; '.join(about.diverged)}."] if about.diverged else []
-    lines += _overview(found, over_all, reference) if found else []
-    if about.arms:
-        named = {**about.arms, **about.sizes}
-        lines += ["", "## Arms and sizes", "", "Options of `pretrain`, beside those of each corpus' recipe.", ""]
-        lines += [f"- {name}: {', '.join(f'`{k} {v}`' for k, v in options.items()) or 'the recipe as it stands'}"
-                  for name, options in named.items()]  # fmt: skip
-    if rates:
-        lines += ["", "## Learning rates", "",
-                  "Searched on each corpus at the smallest size, carried to the others by muP.", ""]  # fmt: skip
-        arms = list(dict.fromkeys(arm for _, arm in rates))
-        lines += [f"| | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
-        for corpus in dict.fromkeys(corpus for corpus, _ in rates):
-            cells_ = [f"{rates[corpus, arm]:.3g}" if (corpus, arm) in rates else "-" for arm in arms]
-            lines.append(f"| {corpus} | {' | '.join(cells_)} |")
-    for corpus in dict.fromkeys(row.corpus for row in rows):
-        lines += ["", f"## {corpus}", "", f"![quality against FLOPs](study-{corpus}.svg)"]
-        lines += _corpus_tables([row for row in rows if row.corpus == corpus], found, reference)
-        lines += _training_table([one for one in trained if one.corpus == corpus], about.entropy.get(corpus))
-    return "\n".join(lines) + "\n"
-
-
-def _training_table(trained: Sequence[Trained], entropy: float | None) -> list[str]:
-    """What the runs of a corpus read and learnt, means over seeds."""
-    if not trained:
-        return []
-    names = list(dict.fromkeys(name for one in trained for name in one.held_out if name in _TOLD))
-    cells_ = dict.fromkeys((one.size, one.flops, one.arm) for one in trained)
-    seeds = _numbers([sum((o.size, o.flops, o.arm) == cell for o in trained) for cell in cells_])
-    level = "" if not entropy else f"; unigram entropy {entropy:.3f} nats"
-    lines = ["", f"What they read, and their own held-out figures (means over {seeds} seeds{level}; all runs: "
-             "`study-runs.csv`):", "",
-             f"| | steps | tokens (M) | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]  # fmt: skip
-    for cell in cells_:
-        here = [one for one in trained if (one.size, one.flops, one.arm) == cell]
-        told = [[one.held_out[name] for one in here if name in one.held_out] for name in names]
-        shown = " | ".join(f"{np.mean(values):.3f}" if values else "-" for values in told)
-        size, flops, arm = cell
-        steps, tokens = (float(np.mean([getattr(one, what) for one in here])) for what in ("steps", "tokens"))
-        lines.append(f"| {size}, {flops:.3g}, {arm} | {steps:,.0f} | {tokens / 1e6:.2f} | {shown} |")
-    return lines
-
-
-def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], reference: str) -> list[str]:
-    """One table for each size and budget: arms by tasks, mean and deviation over seeds; what is clear is marked."""
-    lines = []
-    known = {(o.corpus, o.size, o.flops, o.arm, o.task): o for o in found}
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    metric = {row.task: row.metric for row in rows}
-    for cell, here in cells(rows).items():
-        corpus, size, flops = cell
-        seeds = _numbers([len({r.seed for r in here if r.arm == arm}) for arm in {r.arm for r in here}])
-        lines += ["", f"**{size}, {flops:.3g} FLOPs** (mean ± standard deviation over {seeds} seeds; ▲ clearly better, "
-                  f"▼ clearly worse than {reference})", ""]  # fmt: skip
-        lines += [
-            f"| | {' | '.join(f'{t} ({metric[t]})' for t in tasks)} | mean difference |",
-            "|---" * (len(tasks) + 2) + "|",
-        ]
-        for arm in dict.fromkeys(row.arm for row in here):
-            row_cells = []
-            for task in tasks:
-                values = [r.value for r in here if (r.arm, r.task) == (arm, task)]
-                row_cells.append(_cell(values) + _mark(known.get((corpus, size, flops, arm, task))))
-            whole = known.get((*cell, arm, ""))
-            last = "" if whole is None else _gap(whole) + _mark(whole)
-            lines.append(f"| {arm} | {' | '.join(row_cells)} | {last} |")
-    baselines = [row for row in rows if row.baseline]
-    if baselines:
-        lines += ["", "Baselines, which know letters alone, and models that nothing has trained:", "",
-                  f"| | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]  # fmt: skip
-        for name, here in _by_baseline(baselines).items():
-            shown = [_cell([row.value for row in here if row.task == task]) for task in tasks]
-            lines.append(f"| {name} | {' | '.join(shown)} |")
-    return lines
-
-
-def _by_baseline(rows: Iterable[Measured]) -> dict[str, list[Measured]]:
-    """By name; an untrained model's has its size."""
-    found: dict[str, list[Measured]] = {}
-    for row in rows:
-        if row.baseline:
-            found.setdefault(f"{row.arm}, {row.size}" if row.size else row.arm, []).append(row)
-    return found
-
-
-def _numbers(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return f"{low}" if low == high else f"{low} to {high}"
-
-
-def _gap(one: Difference) -> str:
-    return f"{one.mean:+.3f}" + (f" ± {one.deviation:.3f}" if math.isfinite(one.deviation) else "")
-
-
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
-
-
-def curves(rows: Sequence[Measured]) -> Figure:
-    """Mean over tasks against FLOPs, a line for each arm (colour) and size (style and mark), with deviations over
-    seeds; in grey the mean of each task's best baseline and of untrained models. All figures signed so that more is
-    better. Lines stand a little apart."""
-    models = [row for row in rows if not row.baseline]
-    tasks = {row.task for row in models}
-    with matplotlib.rc_context(plots.STYLE):
-        figure = Figure(figsize=(7.6, 3.4), layout="constrained")
-        axes = figure.add_subplot(xlabel="training FLOPs", ylabel="mean over tasks", xscale="log")
-        arms, sizes = (list(dict.fromkeys(getattr(row, name) for row in models)) for name in ("arm", "size"))
-        for arm, (colour, _) in zip(arms, LOOKS * len(arms), strict=False):
-            for size, style in zip(sizes, ("o-", "s--", "^:", "D-.") * len(sizes), strict=False):
-                x, y, bars = [], [], []
-                for flops in sorted({row.flops for row in models}):
-                    each = _means([r for r in models if (r.arm, r.size, r.flops) == (arm, size, flops)], tasks)
-                    if each:
-                        x.append(flops * 1.015 ** (len(axes.containers) - len(arms) * len(sizes) / 2))
-                        y.append(float(np.mean(each)))
-                        bars.append(float(np.std(each, ddof=1)) if len(each) > 1 else 0.0)
-                if x:
-                    axes.errorbar(x, y, bars, fmt=style, color=colour, markersize=3.5, linewidth=1.3,
-                                  elinewidth=0.8, label=f"{arm}, {size}")  # fmt: skip
-        letters = [row for row in rows if row.baseline and not row.size]
-        best = [max((_signed(row) for row in letters if row.task == task), default=math.nan) for task in tasks]
-        grey = {"best baselines": [] if np.isnan(best).any() else [float(np.mean(best))]}
-        grey |= {name: _means(here, tasks) for name, here in _by_baseline(r for r in rows if r.size).items()}
-        for (name, values), style in zip(grey.items(), ("--", ":", "-.") * len(grey), strict=False):
-            if values:
-                axes.axhline(float(np.mean(values)), color=GREY, linestyle=style, linewidth=1, label=name)
-        budgets = [row.flops for row in models]
-        axes.set_xlim(min(budgets) / 1.5, max(budgets) * 1.5)  # one budget alone would have no width
-        figure.legend(loc="outside right upper", fontsize=7, frameon=False)
-        return figure
-
-
-def _means(rows: Sequence[Measured], tasks: set[str]) -> list[float]:
-    """Of each seed that has all tasks, the mean of its signed figures."""
-    seeds: dict[int, dict[str, float]] = {}
-    for row in rows:
-        seeds.setdefault(row.seed, {})[row.task] = _signed(row)
-    return [float(np.mean(list(found.values()))) for found in seeds.values() if {*found} == tasks]
-
-
-def write(folder: Path, about: About, rows: Sequence[Measured], trained: Sequence[Trained]) -> str:
-    """study.csv, study-runs.csv, study.md and a picture of each corpus; gives the sentences."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "study.csv", table(rows))
-    write_file(folder / "study-runs.csv", runs_table(trained))
-    for corpus in dict.fromkeys(row.corpus for row in rows if not row.baseline):
-        picture = plots.to_svg(curves([row for row in rows if row.corpus == corpus]))
-        write_file(folder / f"study-{corpus}.svg", picture.replace("<svg ", _FILE, 1))
-    write_file(folder / "study.md", document(about, rows, trained))
-    said = sentences(*_compared(rows, about.reference), about.reference)
-    return "\n".join(said) or "nothing to compare yet"
-
-
-def publish(folder: Path, out: Path) -> None:
-    """Copy the page to `out`, and tables and pictures beside it, under its name."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    text = (folder / "study.md").read_text(encoding="utf-8")
-    write_file(out, text.replace("](study-", f"]({out.stem}-").replace("`study-runs.csv`", f"`{out.stem}-runs.csv`"))
-    for path in (folder / "study.csv", folder / "study-runs.csv", *folder.glob("study-*.svg")):
-        shutil.copyfile(path, out.with_name(path.name.replace("study", out.stem, 1)))

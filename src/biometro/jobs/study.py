@@ -5,52 +5,37 @@ corpora x arms ─▶ rate of each, at the smallest size ─▶ x sizes x budget
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
-from biometro.data.corpus import Corpus
 from biometro.errors import UserError
-from biometro.evaluation import study_results
-from biometro.evaluation.study_results import About, Measured, Trained
+from biometro.evaluation import study_report
+from biometro.evaluation.study_report import About
+from biometro.evaluation.study_results import Measured, Trained
 from biometro.files import new_folder, write_file
+from biometro.jobs.study_options import (
+    METRICS,
+    StudyCorpus,
+    check,
+    check_growth,
+    folder_of,
+    options_of,
+    read_from,
+    same,
+)  # fmt: skip
 from biometro.jobs.tune import tune
-from biometro.model import mup
 from biometro.processes import cores
 from biometro.training import search
-from biometro.training.search import Value
 from biometro.training.signals import StopRequest
 from biometro.training.tracking import read_metrics
-from biometro.untrusted import read_json, read_yaml
-
-_GROW = ("corpora", "arms", "sizes")  # entries may be added to these
-_METRICS = "metrics.jsonl"  # of a run that has begun to train
-_TRIALS = f"rates/*/trials/*/*/{_METRICS}"
-
-
-@dataclass(frozen=True)
-class StudyCorpus:
-    """What a study trains on and judges by.
-
-    Args:
-        recipe: of `pretrain`; its data are the corpus.
-        tasks: of `evaluate`: suites, tasks, or files of your own.
-        options: further options of `pretrain`, by dotted name.
-    """
-
-    recipe: str
-    tasks: list[str]
-    options: dict[str, Any] = field(default_factory=dict)
+from biometro.untrusted import read_json
 
 
 @dataclass(frozen=True)
@@ -73,15 +58,11 @@ class _Run:
 
     @property
     def name(self) -> str:
-        return _folder(f"{self.size}-{self.flops:g}-{self.arm}-{self.seed}")
+        return folder_of(f"{self.size}-{self.flops:g}-{self.arm}-{self.seed}")
 
     @property
     def said(self) -> str:
         return f"{self.arm} on {self.corpus}, {self.size}, {self.flops:.3g} FLOPs, seed {self.seed}"
-
-
-def _folder(name: str) -> str:
-    return name.replace(" ", "_")
 
 
 class _StoppedError(Exception):
@@ -140,16 +121,16 @@ def study(
     Raises UserError for options that make no sense, and for what the jobs refuse.
     """
     reference = reference or next(iter(arms), "")
-    _check(corpora, arms, sizes, flops, seeds, workers, rates, tune_flops, reference, metrics or {})
+    check(corpora, arms, sizes, flops, seeds, workers, rates, tune_flops, reference, metrics or {})
     if out is not None and Path(out).resolve().parent == Path(run).resolve():
         raise UserError(f"{out}: the run folder has its own study.md; name a place outside of it")
     folder, console = Path(run), Console(stderr=True)
     folder.mkdir(parents=True, exist_ok=True)
     read, entropy = {}, {}
     for name, corpus in corpora.items():
-        read[name], entropy[name] = _read_from(corpus)
-    _check_growth(corpora, arms, sizes)
-    _same(folder, {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
+        read[name], entropy[name] = read_from(corpus)
+    check_growth(corpora, arms, sizes)
+    same(folder, {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
                    "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed, "read": read})  # fmt: skip
     with StopRequest(max_minutes) as request:
         chosen, stopped = _rates(folder, corpora, arms, sizes, rates, tune_flops, metrics or {}, workers, seed, request)
@@ -167,15 +148,15 @@ def study(
             commands.append({one: _command(one, corpora, arms, sizes, chosen) for one in group})
         try:
             for done, rows in _run_all(folder, corpora, commands, data, workers, request, console):
-                study_results.write(folder, about(False), rows, _trained(folder, done))
+                study_report.write(folder, about(False), rows, _trained(folder, done))
         except _StoppedError:
             stopped = request.check() or "a signal"
             rows = _known(folder, corpora, rounds)
         stopped = stopped or request.check()
     trained = _trained(folder, [one for group in rounds for one in group])
-    text = study_results.write(folder, about(stopped is None), rows, trained)
+    text = study_report.write(folder, about(stopped is None), rows, trained)
     if out is not None:
-        study_results.publish(folder, Path(out))
+        study_report.publish(folder, Path(out))
     console.print(text, markup=False, highlight=False)
     return Studied(rows, stopped)
 
@@ -195,134 +176,15 @@ def _rates(
             if request.check() is not None:
                 return chosen, request.check()
             found = tune(
-                "pretrain", corpus.recipe, str(folder / name / "rates" / _folder(arm)),
+                "pretrain", corpus.recipe, str(folder / name / "rates" / folder_of(arm)),
                 {"training.optimizer.lr": rates}, metrics.get(arm, "loss"),
-                _options(name, corpus, options, smallest, flops, seed), sampler="grid", workers=workers,
+                options_of(name, corpus, options, smallest, flops, seed), sampler="grid", workers=workers,
                 max_minutes=request.minutes_left(), seed=seed,
             )  # fmt: skip
             if found.stopped is not None:
                 return chosen, found.stopped
             chosen[name, arm] = float(found.best["training.optimizer.lr"])  # type: ignore[arg-type]
     return chosen, None
-
-
-def _check(
-    corpora: Mapping[str, StudyCorpus], arms: Mapping[str, Any], sizes: Mapping[str, Any], flops: list[float],
-    seeds: int, workers: int, rates: dict[str, Any] | None, tune_flops: float | None, reference: str,
-    metrics: Mapping[str, str],
-) -> None:  # fmt: skip
-    """Raises UserError for options that make no sense."""
-    for what, named in (("corpora", corpora), ("arms", arms), ("sizes", sizes), ("flops", flops)):
-        if not named:
-            raise UserError(f"{what} is empty; a study needs one or more")
-    for name in (*corpora, *arms, *sizes):
-        if not name or not name.isprintable() or "/" in name or name.startswith("."):
-            raise UserError(f"{name!r} is no name of a folder")
-    for names in ([*arms], [*sizes], [f"{budget:g}" for budget in flops]):
-        if len({_folder(name) for name in names}) < len(names):
-            raise UserError(f"{', '.join(names)}: two of these have one folder's name; name them apart")
-    if (rates is None) != (tune_flops is None):
-        raise UserError("rates and tune_flops belong together: a search has both, none has neither")
-    budgets = [*flops, *([] if tune_flops is None else [tune_flops])]
-    if min(seeds, workers) < 1 or not all(0 < budget < math.inf for budget in budgets):
-        raise UserError("seeds and workers must be at least 1, and budgets (flops, tune_flops) above 0")
-    for name, options in arms.items():
-        spent = options.get("spent", 0.0)
-        if not isinstance(spent, int | float) or not 0 <= spent < min(budgets):
-            raise UserError(f"arms.{name}.spent is {spent!r}; it must be FLOPs below every budget")
-    for name in (reference, *metrics):
-        if name not in arms:
-            raise UserError(f"there is no arm {name!r}; there are {', '.join(arms)}")
-
-
-def _read_from(corpus: StudyCorpus) -> tuple[str, float]:
-    """A digest of the recipe and of the corpus that it reads, and the unigram entropy of what is held out.
-
-    Raises UserError where these cannot be read.
-    """
-    try:
-        recipe = read_yaml(Path(corpus.recipe))
-    except OSError as error:
-        raise UserError(f"{corpus.recipe}: cannot be read ({error.strerror or error})") from error
-    if not isinstance(recipe, dict):
-        raise UserError(f"{corpus.recipe}: is no recipe of pretrain: it holds no options")
-    place = {**recipe, **corpus.options}.get("data")
-    if not isinstance(place, str):
-        raise UserError(f"{corpus.recipe}: names no corpus; say data in it, or in the study's options of this corpus")
-    data = Corpus.open(place)
-    said = json.dumps([recipe, data.digest], sort_keys=True, default=str)
-    return hashlib.sha256(said.encode()).hexdigest()[:16], data.unigram_entropy("valid")
-
-
-def _check_growth(
-    corpora: Mapping[str, StudyCorpus], arms: Mapping[str, dict[str, Any]], sizes: Mapping[str, dict[str, Any]]
-) -> None:
-    """Raises UserError where muP would scale a part that does not grow from size to size."""
-    every = [search.flat(size) for size in sizes.values()]
-    varied = {key for size in every for key in size if len({str(other.get(key)) for other in every}) > 1}
-    for name, corpus in corpora.items():
-        for arm in arms.values():
-            options = search.flat(read_yaml(Path(corpus.recipe))) | _options(name, corpus, arm, {}, math.inf, 0)
-            mup.check_growth({key: value for key, value in options.items() if key not in varied}, varied)
-
-
-def _same(folder: Path, options: Mapping[str, Any]) -> None:
-    """Keep the options; raises UserError where the folder holds a study of others. Seeds, budgets and the place of the
-    tasks' data may change, and corpora, arms and sizes be added: they add runs. Those without a run, such as one whose
-    options were refused, may change too, or be left out."""
-    path = folder / "study.yaml"
-    now = json.loads(json.dumps(options))
-    if path.exists():
-        before = read_yaml(path)
-        if not isinstance(before, dict) or not all(isinstance(before.get(name), dict) for name in _GROW):
-            raise UserError(f"{path}: is damaged; name another run")
-        before.setdefault("read", now["read"])  # of a study from before this was kept
-        differ = [name for name in now if name not in (*_GROW, "read") and now[name] != before.get(name)]
-        first = next(iter(before["sizes"]), None)
-        ran = _ran(folder, before)
-        searched = any(folder.glob(f"*/{_TRIALS}"))
-        for name in _GROW:
-            held = ran[name] | ({first} if name == "sizes" and searched else set())
-            differ += [f"{name}.{entry}" for entry, said in before[name].items()
-                       if entry in held and now[name].get(entry) != said]  # fmt: skip
-        for corpus in ran["corpora"] & {*now["corpora"]}:
-            if before["read"].get(corpus) != now["read"][corpus]:
-                raise UserError(f"{folder}: the recipe or the data of {corpus!r} are not those it began with; "
-                                "name another run")  # fmt: skip
-        if differ:
-            raise UserError(f"{folder}: holds a study with another {', '.join(differ)}; name another run")
-        if searched and now["rates"] is not None and next(iter(now["sizes"])) != first:
-            raise UserError(f"{folder}: its rates were searched at the size {first!r}; name it first")
-    write_file(path, yaml.safe_dump(now, sort_keys=False))
-
-
-def _ran(folder: Path, kept: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Of each of corpora, arms and sizes, which have a run, or a trial of the search, that has begun to train."""
-    arms, sizes = ({_folder(name): name for name in kept[what]} for what in ("arms", "sizes"))
-    size, arm = ("|".join(map(re.escape, names)) for names in (sizes, arms))
-    run = re.compile(rf"(?P<size>{size})-[\d.e+-]+-(?P<arm>{arm})-\d+")
-    found: dict[str, set[str]] = {name: set() for name in _GROW}
-    for corpus in kept["corpora"]:
-        trials = {path.parents[3].name for path in (folder / corpus).glob(_TRIALS)} & {*arms}
-        names = [run.fullmatch(path.parent.name) for path in (folder / corpus).glob(f"*/{_METRICS}")]
-        runs = [one for one in names if one]
-        found["corpora"] |= {corpus} if trials or runs else set()
-        found["arms"] |= {arms[name] for name in (*trials, *(one["arm"] for one in runs))}
-        found["sizes"] |= {sizes[one["size"]] for one in runs}
-    return found
-
-
-def _options(
-    name: str, corpus: StudyCorpus, arm: Mapping[str, Any], size: Mapping[str, Any], flops: float, seed: int
-) -> dict[str, Value]:
-    """Of `pretrain`, for an arm on a corpus of this name."""
-
-    def filled(value: Any) -> Any:
-        return value.replace("{corpus}", name).replace("{seed}", str(seed)) if isinstance(value, str) else value
-
-    left = flops - float(arm.get("spent", 0.0))
-    own = {key: filled(value) for key, value in arm.items() if key != "spent"}
-    return {"encoder.mup": True, **corpus.options, **size, **own, "training.flops": left}
 
 
 def _rounds(
@@ -344,7 +206,7 @@ def _command(
 ) -> list[str]:  # fmt: skip
     """Options of `pretrain`."""
     corpus = corpora[one.corpus]
-    options = _options(one.corpus, corpus, arms[one.arm], sizes[one.size], one.flops, one.seed)
+    options = options_of(one.corpus, corpus, arms[one.arm], sizes[one.size], one.flops, one.seed)
     if (one.corpus, one.arm) in rates:
         options["training.optimizer.lr"] = rates[one.corpus, one.arm]
     if not one.flops:  # a step at this rate leaves the weights where they start
@@ -356,7 +218,7 @@ def _command(
 def _take_trial(folder: Path, one: _Run, rate: float) -> None:
     """A run that the search of rates has made: its best trial is the same run, with the same seed."""
     point = search.name_of({"training.optimizer.lr": rate})
-    trial = folder / one.corpus / "rates" / _folder(one.arm) / "trials" / point / f"seed-{one.seed}"
+    trial = folder / one.corpus / "rates" / folder_of(one.arm) / "trials" / point / f"seed-{one.seed}"
     place = folder / one.corpus / one.name
     if _is_done(trial) and not place.exists():
         with new_folder(place) as work:
@@ -463,7 +325,7 @@ def _trained(folder: Path, runs: Iterable[_Run]) -> list[Trained]:
     found = []
     for one in (one for one in runs if one.flops):
         place = folder / one.corpus / one.name
-        rows = read_metrics(place / _METRICS)
+        rows = read_metrics(place / METRICS)
         train = [row for row in rows if row.get("split") == "train"]
         valid = [row for row in rows if row.get("split") == "valid"]
         if _is_done(place) and train:

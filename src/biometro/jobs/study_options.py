@@ -1,0 +1,168 @@
+"""What a study is asked: corpora, arms and sizes that make sense, and are those that it began with.
+
+study.yaml ─▶ checked ─▶ as before? ─▶ options of `pretrain` for each run
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from biometro.data.corpus import Corpus
+from biometro.errors import UserError
+from biometro.files import write_file
+from biometro.model import mup
+from biometro.training import search
+from biometro.training.search import Value
+from biometro.untrusted import read_yaml
+
+METRICS = "metrics.jsonl"
+"""Of a run that has begun to train."""
+_GROW = ("corpora", "arms", "sizes")  # entries may be added to these
+_TRIALS = f"rates/*/trials/*/*/{METRICS}"
+
+
+@dataclass(frozen=True)
+class StudyCorpus:
+    """What a study trains on and judges by.
+
+    Args:
+        recipe: of `pretrain`; its data are the corpus.
+        tasks: of `evaluate`: suites, tasks, or files of your own.
+        options: further options of `pretrain`, by dotted name.
+    """
+
+    recipe: str
+    tasks: list[str]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def folder_of(name: str) -> str:
+    return name.replace(" ", "_")
+
+
+def check(
+    corpora: Mapping[str, StudyCorpus], arms: Mapping[str, Any], sizes: Mapping[str, Any], flops: list[float],
+    seeds: int, workers: int, rates: dict[str, Any] | None, tune_flops: float | None, reference: str,
+    metrics: Mapping[str, str],
+) -> None:  # fmt: skip
+    """Raises UserError for options that make no sense."""
+    for what, named in (("corpora", corpora), ("arms", arms), ("sizes", sizes), ("flops", flops)):
+        if not named:
+            raise UserError(f"{what} is empty; a study needs one or more")
+    for name in (*corpora, *arms, *sizes):
+        if not name or not name.isprintable() or "/" in name or name.startswith("."):
+            raise UserError(f"{name!r} is no name of a folder")
+    for names in ([*arms], [*sizes], [f"{budget:g}" for budget in flops]):
+        if len({folder_of(name) for name in names}) < len(names):
+            raise UserError(f"{', '.join(names)}: two of these have one folder's name; name them apart")
+    if (rates is None) != (tune_flops is None):
+        raise UserError("rates and tune_flops belong together: a search has both, none has neither")
+    budgets = [*flops, *([] if tune_flops is None else [tune_flops])]
+    if min(seeds, workers) < 1 or not all(0 < budget < math.inf for budget in budgets):
+        raise UserError("seeds and workers must be at least 1, and budgets (flops, tune_flops) above 0")
+    for name, options in arms.items():
+        spent = options.get("spent", 0.0)
+        if not isinstance(spent, int | float) or not 0 <= spent < min(budgets):
+            raise UserError(f"arms.{name}.spent is {spent!r}; it must be FLOPs below every budget")
+    for name in (reference, *metrics):
+        if name not in arms:
+            raise UserError(f"there is no arm {name!r}; there are {', '.join(arms)}")
+
+
+def read_from(corpus: StudyCorpus) -> tuple[str, float]:
+    """A digest of the recipe and of the corpus that it reads, and the unigram entropy of what is held out.
+
+    Raises UserError where these cannot be read.
+    """
+    try:
+        recipe = read_yaml(Path(corpus.recipe))
+    except OSError as error:
+        raise UserError(f"{corpus.recipe}: cannot be read ({error.strerror or error})") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"{corpus.recipe}: is no recipe of pretrain: it holds no options")
+    place = {**recipe, **corpus.options}.get("data")
+    if not isinstance(place, str):
+        raise UserError(f"{corpus.recipe}: names no corpus; say data in it, or in the study's options of this corpus")
+    data = Corpus.open(place)
+    said = json.dumps([recipe, data.digest], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:16], data.unigram_entropy("valid")
+
+
+def check_growth(
+    corpora: Mapping[str, StudyCorpus], arms: Mapping[str, dict[str, Any]], sizes: Mapping[str, dict[str, Any]]
+) -> None:
+    """Raises UserError where muP would scale a part that does not grow from size to size."""
+    every = [search.flat(size) for size in sizes.values()]
+    varied = {key for size in every for key in size if len({str(other.get(key)) for other in every}) > 1}
+    for name, corpus in corpora.items():
+        for arm in arms.values():
+            options = search.flat(read_yaml(Path(corpus.recipe))) | options_of(name, corpus, arm, {}, math.inf, 0)
+            mup.check_growth({key: value for key, value in options.items() if key not in varied}, varied)
+
+
+def same(folder: Path, options: Mapping[str, Any]) -> None:
+    """Keep the options; raises UserError where the folder holds a study of others. Seeds, budgets and the place of the
+    tasks' data may change, and corpora, arms and sizes be added: they add runs. Those without a run, such as one whose
+    options were refused, may change too, or be left out."""
+    path = folder / "study.yaml"
+    now = json.loads(json.dumps(options))
+    if path.exists():
+        before = read_yaml(path)
+        if not isinstance(before, dict) or not all(isinstance(before.get(name), dict) for name in _GROW):
+            raise UserError(f"{path}: is damaged; name another run")
+        before.setdefault("read", now["read"])  # of a study from before this was kept
+        differ = [name for name in now if name not in (*_GROW, "read") and now[name] != before.get(name)]
+        first = next(iter(before["sizes"]), None)
+        ran = _ran(folder, before)
+        searched = any(folder.glob(f"*/{_TRIALS}"))
+        for name in _GROW:
+            held = ran[name] | ({first} if name == "sizes" and searched else set())
+            differ += [f"{name}.{entry}" for entry, said in before[name].items()
+                       if entry in held and now[name].get(entry) != said]  # fmt: skip
+        for corpus in ran["corpora"] & {*now["corpora"]}:
+            if before["read"].get(corpus) != now["read"][corpus]:
+                raise UserError(f"{folder}: the recipe or the data of {corpus!r} are not those it began with; "
+                                "name another run")  # fmt: skip
+        if differ:
+            raise UserError(f"{folder}: holds a study with another {', '.join(differ)}; name another run")
+        if searched and now["rates"] is not None and next(iter(now["sizes"])) != first:
+            raise UserError(f"{folder}: its rates were searched at the size {first!r}; name it first")
+    write_file(path, yaml.safe_dump(now, sort_keys=False))
+
+
+def _ran(folder: Path, kept: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Of each of corpora, arms and sizes, which have a run, or a trial of the search, that has begun to train."""
+    arms, sizes = ({folder_of(name): name for name in kept[what]} for what in ("arms", "sizes"))
+    size, arm = ("|".join(map(re.escape, names)) for names in (sizes, arms))
+    run = re.compile(rf"(?P<size>{size})-[\d.e+-]+-(?P<arm>{arm})-\d+")
+    found: dict[str, set[str]] = {name: set() for name in _GROW}
+    for corpus in kept["corpora"]:
+        trials = {path.parents[3].name for path in (folder / corpus).glob(_TRIALS)} & {*arms}
+        names = [run.fullmatch(path.parent.name) for path in (folder / corpus).glob(f"*/{METRICS}")]
+        runs = [one for one in names if one]
+        found["corpora"] |= {corpus} if trials or runs else set()
+        found["arms"] |= {arms[name] for name in (*trials, *(one["arm"] for one in runs))}
+        found["sizes"] |= {sizes[one["size"]] for one in runs}
+    return found
+
+
+def options_of(
+    name: str, corpus: StudyCorpus, arm: Mapping[str, Any], size: Mapping[str, Any], flops: float, seed: int
+) -> dict[str, Value]:
+    """Of `pretrain`, for an arm on a corpus of this name."""
+
+    def filled(value: Any) -> Any:
+        return value.replace("{corpus}", name).replace("{seed}", str(seed)) if isinstance(value, str) else value
+
+    left = flops - float(arm.get("spent", 0.0))
+    own = {key: filled(value) for key, value in arm.items() if key != "spent"}
+    return {"encoder.mup": True, **corpus.options, **size, **own, "training.flops": left}
