@@ -151,11 +151,11 @@ def untrained(rows: Sequence[Measured], reference: str) -> tuple[list[Difference
 
 def _figures(rows: Sequence[Measured], tasks: Sequence[str]) -> Figures:
     """Of each arm, by seed, the mean over tasks, where it has them all; above is better."""
-    signed = {(r.arm, r.task, r.seed): signed(r) for r in rows}
+    known = {(r.arm, r.task, r.seed): signed(r) for r in rows}
     seeds = sorted({r.seed for r in rows})
     return {
-        arm: {s: float(np.mean([signed[arm, t, s] for t in tasks])) for s in seeds
-              if all((arm, t, s) in signed for t in tasks)}
+        arm: {s: float(np.mean([known[arm, t, s] for t in tasks])) for s in seeds
+              if all((arm, t, s) in known for t in tasks)}
         for arm in dict.fromkeys(r.arm for r in rows)
     }  # fmt: skip
 
