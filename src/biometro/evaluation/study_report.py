@@ -188,7 +188,7 @@ def _training_table(trained: Sequence[Trained], entropy: float | None) -> list[s
     cells_ = dict.fromkeys((one.size, one.flops, one.arm) for one in trained)
     seeds = _numbers([sum((o.size, o.flops, o.arm) == cell for o in trained) for cell in cells_])
     level = "" if not entropy else f"; unigram entropy {entropy:.3f} nats"
-    lines = ["", f"What they read, and their own held-out figures (means over {seeds} seeds{level}; all runs: "
+    lines = ["", f"What they read, and their own held-out figures (means over {seeds}{level}; all runs: "
              "`study-runs.csv`):", "",
              f"| | steps | tokens (M) | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]  # fmt: skip
     for cell in cells_:
@@ -210,7 +210,7 @@ def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], refere
     for cell, here in cells(rows).items():
         corpus, size, flops = cell
         seeds = _numbers([len({r.seed for r in here if r.arm == arm}) for arm in {r.arm for r in here}])
-        lines += ["", f"**{size}, {flops:.3g} FLOPs** (mean ± standard deviation over {seeds} seeds; ▲ clearly better, "
+        lines += ["", f"**{size}, {flops:.3g} FLOPs** (mean ± standard deviation over {seeds}; ▲ clearly better, "
                   f"▼ clearly worse than {reference})", ""]  # fmt: skip
         lines += [
             f"| | {' | '.join(f'{t} ({metric[t]})' for t in tasks)} | mean difference |",
@@ -245,7 +245,7 @@ def _by_baseline(rows: Iterable[Measured]) -> dict[str, list[Measured]]:
 
 def _numbers(counts: Sequence[int]) -> str:
     low, high = min(counts), max(counts)
-    return f"{low}" if low == high else f"{low} to {high}"
+    return f"{low} seed{'s' * (low > 1)}" if low == high else f"{low} to {high} seeds"
 
 
 def _gap(one: Difference) -> str:
@@ -261,14 +261,15 @@ def _cell(values: Sequence[float]) -> str:
 def curves(rows: Sequence[Measured]) -> Figure:
     """Mean over tasks against FLOPs, a line for each arm (colour) and size (style and mark), with deviations over
     seeds; in grey the mean of each task's best baseline and of untrained models. All figures signed so that more is
-    better. Lines stand a little apart."""
+    better. Lines stand a little apart; marks are hollow where colours come again."""
     models = [row for row in rows if not row.baseline]
     tasks = {row.task for row in models}
     with matplotlib.rc_context(plots.STYLE):
         figure = Figure(figsize=(7.6, 3.4), layout="constrained")
         axes = figure.add_subplot(xlabel="training FLOPs", ylabel="mean over tasks", xscale="log")
         arms, sizes = (list(dict.fromkeys(getattr(row, name) for row in models)) for name in ("arm", "size"))
-        for arm, (colour, _) in zip(arms, LOOKS * len(arms), strict=False):
+        for number, (arm, (colour, _)) in enumerate(zip(arms, LOOKS * len(arms), strict=False)):
+            inside = "white" if number // len(dict(LOOKS)) % 2 else colour
             for size, style in zip(sizes, ("o-", "s--", "^:", "D-.") * len(sizes), strict=False):
                 x, y, bars = [], [], []
                 for flops in sorted({row.flops for row in models}):
@@ -278,8 +279,8 @@ def curves(rows: Sequence[Measured]) -> Figure:
                         y.append(float(np.mean(each)))
                         bars.append(float(np.std(each, ddof=1)) if len(each) > 1 else 0.0)
                 if x:
-                    axes.errorbar(x, y, bars, fmt=style, color=colour, markersize=3.5, linewidth=1.3,
-                                  elinewidth=0.8, label=f"{arm}, {size}")  # fmt: skip
+                    axes.errorbar(x, y, bars, fmt=style, color=colour, markersize=3.5, linewidth=1.3, elinewidth=0.8,
+                                  markerfacecolor=inside, label=f"{arm}, {size}")  # fmt: skip
         letters = [row for row in rows if row.baseline and not row.size]
         best = [max((signed(row) for row in letters if row.task == task), default=math.nan) for task in tasks]
         grey = {"best baselines": [] if np.isnan(best).any() else [float(np.mean(best))]}
