@@ -129,7 +129,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any]]:
     except (TypeError, ValueError, AttributeError) as error:  # what a malformed YAML file makes of the parser
         raise UserError(f"the options cannot be read ({' '.join(str(error).split())})") from error
     options.pop("config", None)
-    if options.get("out", "not asked for") in (None, "") and not options.get("list"):
+    nowhere = options.get("out", "not asked for") in (None, "") and "run" not in options  # a run folder is a place
+    if nowhere and not options.get("list"):
         raise UserError("say where to write: --out")
     return parsed.subcommand, options
 

@@ -236,3 +236,12 @@ def test_models_that_nothing_trains() -> None:
     assert (first.arm, first.flops, first.name) == ("rtd", 0.0, "S-0-rtd-0")
     said = _command(first, corpora, arms, {"S": {}}, {("c", "rtd"): 1e-3})
     assert {"--training.flops=null", "--training.steps=1", "--training.optimizer.lr=1e-12"} <= {*said}
+
+
+@pytest.mark.parametrize("more", [[], ["--out="]])
+def test_a_study_needs_no_place_but_its_run_folder(more: list[str], tmp_path: Path, capsys: Any) -> None:
+    said = {"run": str(tmp_path / "run"), "arms": {"mlm": {}}, "sizes": {"S": {}}, "flops": [1e9],
+            "corpora": {"c": {"recipe": str(tmp_path / "none.yaml"), "tasks": ["family"]}}}  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(said))
+    assert cli.main(["study", str(tmp_path / "mine.yaml"), *more]) == 1
+    assert "none.yaml: cannot be read" in capsys.readouterr().err

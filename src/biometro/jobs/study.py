@@ -122,7 +122,7 @@ def study(
     """
     reference = reference or next(iter(arms), "")
     check(corpora, arms, sizes, flops, seeds, workers, rates, tune_flops, reference, metrics or {})
-    if out is not None and Path(out).resolve().parent == Path(run).resolve():
+    if out and Path(out).resolve().parent == Path(run).resolve():
         raise UserError(f"{out}: the run folder has its own study.md; name a place outside of it")
     folder, console = Path(run), Console(stderr=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def study(
         stopped = stopped or request.check()
     trained = _trained(folder, [one for group in rounds for one in group])
     text = study_report.write(folder, about(stopped is None), rows, trained)
-    if out is not None:
+    if out:
         study_report.publish(folder, Path(out))
     console.print(text, markup=False, highlight=False)
     return Studied(rows, stopped)
