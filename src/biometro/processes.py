@@ -30,6 +30,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_each(workers: int) -> int | None:
+    """Of so many processes that share the cores, the threads of one; None, its own choice, of one alone."""
+    return max(1, cores() // workers) if workers > 1 else None
+
+
 class Worker(Protocol):
     """What runs in a process: called with one task after another, and at the end asked for what it has gathered."""
 

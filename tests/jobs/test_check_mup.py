@@ -70,6 +70,12 @@ def test_widths_that_tell_nothing_are_refused(corpus: Path, tmp_path: Path, caps
     assert "eight times the first" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("fixed", ["encoder.ffn_width", "metro.auxiliary_width"])
+def test_parts_that_do_not_grow_are_refused(corpus: Path, tmp_path: Path, capsys: Any, fixed: str) -> None:
+    assert shell(corpus, tmp_path, f"--{fixed}=64") == 1
+    assert f"{fixed} is 64 at every encoder.width" in capsys.readouterr().err
+
+
 def test_seeds_are_averaged() -> None:
     each = [Coordinates({"a": np.array([1.0, x])}, {"a": np.array([0.0, x])}) for x in (1.0, 4.0)]
     found = Coordinates.mean(each)

@@ -18,7 +18,7 @@ from biometro.errors import UserError
 from biometro.evaluation.tasks import find
 from biometro.jobs import study as jobs_study
 from biometro.jobs.study import _command, _read, _rounds, _Run, _run_all, _StoppedError, study
-from biometro.jobs.study_options import StudyCorpus, options_of, same
+from biometro.jobs.study_options import StudyCorpus, check_growth, options_of, read_from, same
 from biometro.training import search
 from biometro.training.signals import StopRequest
 from conftest import recipes_of
@@ -209,6 +209,30 @@ def test_what_has_runs_stays_as_it_is(tmp_path: Path) -> None:
             same(tmp_path, more | {"arms": {**more["arms"], "b": {"x": 3}}})
             same(tmp_path, more)
             shutil.rmtree(other.parent)
+
+
+def test_an_edited_recipe_and_another_corpus_are_told(recipe: Path, tmp_path: Path) -> None:
+    def digest(**options: Any) -> str:
+        found, entropy = read_from(StudyCorpus(str(tmp_path / "r.yaml"), [], options))
+        assert 2.5 < entropy < 3.0
+        return found
+
+    shutil.copy(recipe, tmp_path / "r.yaml")
+    assert cli.main(["prepare", "--data=example:families", f"--out={tmp_path / 'other'}", "--valid=0.2"]) == 0
+    first = digest()
+    assert digest() == first != digest(data=str(tmp_path / "other"))
+    (tmp_path / "r.yaml").write_text(recipe.read_text().replace("depth: 1", "depth: 2"))
+    assert digest() != first
+
+
+def test_parts_that_do_not_grow_from_size_to_size_are_refused(recipe: Path, tmp_path: Path) -> None:
+    grown = {"metro.auxiliary_width": 16, "encoder.width": 16}, {"metro.auxiliary_width": 32, "encoder.width": 32}
+    corpora = {"c": StudyCorpus(str(recipe), [])}
+    check_growth(corpora, {"a": {}}, dict(zip("SM", grown, strict=True)))
+    check_growth(corpora, {"a": {"metro.auxiliary_width": 16}}, {"S": {"encoder.width": 16}})
+    with pytest.raises(UserError, match=r"auxiliary_width is 16 at every encoder\.width"):
+        sizes = {"S": {"encoder.width": 16}, "M": {"encoder.width": 32}}
+        study(**options(recipe, tmp_path / "s", arms={"mlm": {"metro.auxiliary_width": 16}}, sizes=sizes, metrics={}))
 
 
 def test_figures_that_are_undefined_are_left_out(tmp_path: Path) -> None:

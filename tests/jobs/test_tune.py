@@ -137,6 +137,18 @@ def test_mistakes_are_said(recipe: Path, tmp_path: Path, capsys: Any) -> None:
         assert message in capsys.readouterr().err, more
 
 
+@pytest.mark.parametrize(
+    "more",
+    [["--options={encoder.ffn_width: 64}", "--transfer=32"],
+     ["--space={encoder.width: [16, 32], encoder.ffn_width: [64, 128]}"]],
+)  # fmt: skip
+def test_parts_that_do_not_grow_with_the_width_are_refused(
+    more: list[str], recipe: Path, tmp_path: Path, capsys: Any
+) -> None:
+    assert cli.main(arguments(recipe, tmp_path / "run", *more)) == 1
+    assert "encoder.ffn_width is" in capsys.readouterr().err
+
+
 def test_the_metric_is_named_where_it_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "split": "valid", "mlm_loss": 3.0}\n')
     assert search.figure("pretrain", tmp_path, "mlm_loss") == 3.0

@@ -31,7 +31,7 @@ from biometro.jobs.study_options import (
     same,
 )  # fmt: skip
 from biometro.jobs.tune import tune
-from biometro.processes import cores
+from biometro.processes import threads_each
 from biometro.training import search
 from biometro.training.signals import StopRequest
 from biometro.training.tracking import read_metrics
@@ -131,14 +131,14 @@ def study(
         read[name], entropy[name] = read_from(corpus)
     check_growth(corpora, arms, sizes)
     same(folder, {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
-                   "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed, "read": read})  # fmt: skip
+                  "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed, "read": read})  # fmt: skip
     with StopRequest(max_minutes) as request:
         chosen, stopped = _rates(folder, corpora, arms, sizes, rates, tune_flops, metrics or {}, workers, seed, request)
+        rounds = list(_rounds(corpora, arms, sizes, flops, seeds, seed, reference))
 
         def about(complete: bool) -> About:
             return About(title, reference, arms, sizes, chosen, entropy, _diverged(folder, rounds), complete)
 
-        rounds = list(_rounds(corpora, arms, sizes, flops, seeds, seed, reference))
         rows = _known(folder, corpora, rounds)
         commands = []
         for group in rounds if stopped is None else ():
@@ -237,7 +237,7 @@ def _run_all(
     checkpoints.
     """
     failed: list[BaseException] = []
-    threads = max(1, cores() // workers) if workers > 1 else None
+    threads = threads_each(workers)
 
     def stop() -> str | None:
         return "another job failed" if failed else request.check()

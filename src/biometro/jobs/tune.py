@@ -24,7 +24,7 @@ from biometro.evaluation.search_report import write_search_report
 from biometro.evaluation.search_results import Ranked, Tried
 from biometro.files import write_file
 from biometro.model import mup
-from biometro.processes import cores
+from biometro.processes import threads_each
 from biometro.training import search
 from biometro.training.search import Axis, Ended, Point, Pruner, Sampler, Value
 from biometro.training.signals import StopRequest
@@ -131,11 +131,13 @@ def tune(
     _check(job, recipe, options or {}, axes, trials, seeds, workers, pruner)
     folder = Path(run)
     folder.mkdir(parents=True, exist_ok=True)
-    threads = max(1, cores() // workers) if workers > 1 else None
-    work = _Work(job, recipe, folder, options or {}, metric, smaller, seeds, seed, threads)
+    work = _Work(job, recipe, folder, options or {}, metric, smaller, seeds, seed, threads_each(workers))
     wide = None if transfer is None else _width_of(work, axes, transfer)
     if job == "pretrain":
-        mup.check_growth(_all_options(work) | axes, {*axes, *([] if wide is None else [_WIDTH])})
+        mup.check_growth(
+            _all_options(work) | dict.fromkeys(axes, "of the space, the same"),
+            {*axes, *([] if wide is None else [_WIDTH])},
+        )
     console = Console(stderr=True)
     kept = search.open_study(
         storage or f"sqlite:///{folder / 'study.db'}", study or folder.name, "minimize" if smaller else "maximize",
