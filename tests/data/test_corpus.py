@@ -197,6 +197,40 @@ def test_corpus_json_tells_where_it_came_from(tmp_path: Path) -> None:
     assert len(info["sources"][0]["sha256"]) == 64
 
 
+def test_a_split_by_homology_holds_out_whole_families(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0)
+    letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
+    ancestors = drawn.choice(letters, (12, 120))
+    family_of: dict[str, int] = {}
+    for number in range(12):
+        for _ in range(2 + number % 4):
+            member = np.where(drawn.random(120) < 0.15, drawn.choice(letters, 120), ancestors[number])
+            family_of[bytes(member).decode()] = number
+    lines = [f">{number}\n{text}\n" for number, text in enumerate(family_of)]
+    (tmp_path / "a.fasta").write_text("".join(lines))
+    (tmp_path / "b.fasta").write_text("".join(lines[::-1]))
+    options: dict[str, Any] = {"split": "homology", "valid": 0.25}
+    one, other = (prepare(str(tmp_path / f"{n}.fasta"), str(tmp_path / n), **options) for n in "ab")
+    assert one is not None and other is not None and one.digest == other.digest
+    sides = [[one.alphabet.decode(tokens) for tokens in one.split(name)] for name in ("train", "valid")]
+    assert sorted(sides[0] + sides[1]) == sorted(family_of) and 0.15 < len(sides[1]) / len(family_of) <= 0.35
+    assert not {family_of[text] for text in sides[0]} & {family_of[text] for text in sides[1]}
+    assert len({family_of[text] for text in sides[1]}) > 1
+    assert one.info["options"]["split"] == "homology" and one.info["options"]["split_identity"] == 0.4
+    strict = prepare(str(tmp_path / "a.fasta"), str(tmp_path / "c"), split_identity=1.0, **options)
+    assert strict is not None and strict.digest != one.digest  # each sequence is a family of its own
+    none = prepare(str(tmp_path / "a.fasta"), str(tmp_path / "d"), split="homology", valid=0)
+    assert none is not None and not len(none.split("valid"))
+    for more, message in (
+        ({"split_identity": 0}, "are shares"), ({"split_coverage": 1.5}, "are shares"),
+        ({"kind": "tcr"}, "for proteins"),
+        ({"split_column": "x"}, "go together"), ({"valid": 0.01}, "no family can be held out"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            prepare(str(tmp_path / "a.fasta"), str(tmp_path / "e"), **{**options, **more})
+    assert not (tmp_path / "e").exists()
+
+
 def test_a_split_column_is_obeyed_and_held_out_wins(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("sequence,fold\nAAAA,train\nCCCC,valid\nDDDD,test\nEEEE,train\neeee,valid\nGGGG,\n")

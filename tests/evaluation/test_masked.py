@@ -15,7 +15,9 @@ from biometro.alphabet.amino_acids import BACKGROUND, ORDER
 from biometro.data.batch import pack
 from biometro.errors import UserError
 from biometro.evaluation.masked import MaskedConfig, MaskedExam, read
-from biometro.evaluation.protocol import Subject
+from biometro.evaluation.protocol import NotAtHandError, Subject
+from biometro.evaluation.tasks import read_task
+from biometro.jobs.prepare import prepare
 from biometro.model.bundle import Bundle
 from biometro.model.encoder import EncoderConfig
 from biometro.objectives.metro import Metro
@@ -118,6 +120,34 @@ def test_mistakes_are_said(tmp_path: Path) -> None:
     subject = subject_of({"encoder": MLM(SHAPE, PROTEIN).encoder})
     with pytest.raises(UserError, match="no head over tokens"):
         exam.model(subject, lambda text: None)
+
+
+def test_of_a_corpus_the_held_out_side_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = [letters.replace(b"X", b"A").decode() for letters in sequences(30)]
+    (tmp_path / "some.fasta").write_text("".join(f">s{n}\n{s}\n" for n, s in enumerate(some)))
+    corpus = prepare(str(tmp_path / "some.fasta"), str(tmp_path / "corpus"), valid=0.3)
+    assert corpus is not None
+    held = {corpus.alphabet.decode(tokens).encode() for tokens in corpus.split("valid")}
+    exam = read("masked", [str(tmp_path / "corpus")], MaskedConfig(shortest=60), "loss/1022")
+    assert {*exam.test} == {letters for letters in held if len(letters) >= 60} != held
+    for config, message in (
+        (MaskedConfig(sequences="antibody"), "holds protein sequences"),
+        (MaskedConfig(where={"a": "b"}), "is a corpus"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            read("masked", [str(tmp_path / "corpus")], config, "loss/1022")
+    prepare(str(tmp_path / "some.fasta"), str(tmp_path / "whole"), valid=0)
+    with pytest.raises(UserError, match="no held-out sequences"):
+        read("masked", [str(tmp_path / "whole")], MaskedConfig(), "loss/1022")
+
+    (tmp_path / "recipes").mkdir()
+    file = tmp_path / "recipes" / "held.yaml"
+    file.write_text("kind: masked\ntitle: Held out\ndata: corpus\nmetric: loss/1022\n")
+    task = read_task(file)
+    with pytest.raises(NotAtHandError):
+        task.locate(None)
+    monkeypatch.chdir(tmp_path)  # where a recipe names its corpus from, so does a task
+    assert task.digest(task.locate(None))[1] == [corpus.digest]
 
 
 def test_from_a_task_file_to_the_table(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from biometro.alphabet import Alphabet, MoleculeAlphabet
 from biometro.alphabet.molecule import MOST_TOKENS, Notation, learn
+from biometro.data import splits
 from biometro.data.corpus import FORMAT, SPLITS, ShardInfo, corpus_digest, npy_header
 from biometro.data.spool import BUCKETS, BY_DIGEST, VALID, Symbols, unique_sequences
 from biometro.errors import UserError
@@ -105,6 +106,35 @@ def build(
     }
     (work / "corpus.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
     return info
+
+
+def apart(
+    spools: Sequence[Path], alphabet: Alphabet, valid: float, identity: float, coverage: float
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What `build` asks who is held out, where whole families are: no held-out sequence has a relative in train.
+
+    All sequences are in memory, and compared with one another (`splits.homology_split`, seed 0, in the order of their
+    digests, so that the order of files changes nothing).
+
+    Args:
+        spools: folders of `Spool`s, flushed.
+        alphabet: of the sequences, proteins.
+        valid: share of sequences to hold out; 0 holds out none.
+        identity, coverage: of an alignment from which two sequences are relatives; see `mmseqs.Hits`.
+
+    Raises UserError as `splits.homology_split` does: where MMseqs2 is missing, say, or families are too large.
+    """
+    digests, letters = [], []
+    for bucket in range(BUCKETS if valid else 0):
+        entries, starts, tokens, _ = unique_sequences(spools, bucket)
+        digests += [digest.tobytes() for digest in entries["digest"]]
+        letters += [
+            alphabet.decode(tokens[start : start + length]).encode()
+            for start, length in zip(starts.tolist(), entries["length"].tolist(), strict=True)
+        ]
+    sides, _ = splits.homology_split(letters, None, identity=identity, coverage=coverage, shares=(valid, 0.0), seed=0)
+    held = {digest for digest, side in zip(digests, sides.tolist(), strict=True) if side}
+    return lambda asked: np.fromiter((digest.tobytes() in held for digest in asked), bool, len(asked))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from biometro.data.sources import Piece, ReadOptions, Record, Source, pieces, re
 from biometro.data.spool import Spool
 from biometro.processes import Processes
 
-SplitBy = Literal["hash", "column", "group", "scaffold"]
+SplitBy = Literal["hash", "column", "group", "scaffold", "homology"]
 _MOLECULES = 512  # of a piece: some tenths of a second
 _FILES_EACH = 4  # with so many files for every worker, each reads whole ones and none waits for the one that cuts
 
@@ -41,7 +41,7 @@ class Cleaning:
     """Other SMILES of each molecule that are added to it, on the same side of the split."""
     by: SplitBy = "hash"
     """What decides the side of a sequence: its digest, a column that names the side, one that names its group (all of a
-    group are on one side), or the scaffold of its molecule."""
+    group are on one side), or the scaffold of its molecule; homology is for `builder.apart`, when all are known."""
     valid: float = 0.0
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from biometro.alphabet import Reading, SequenceKind
 from biometro.alphabet.amino_acids import BACKGROUND, ORDER
+from biometro.data.corpus import Corpus
 from biometro.data.intake import Account, clean_records
 from biometro.data.sources import TABLES, ReadOptions, expand
 from biometro.data.sources import read as read_records
@@ -72,7 +73,8 @@ def read(
     kind: str, data: Sequence[str], config: MaskedConfig, metric: str, *, seed: int = 0, resamples: int = RESAMPLES,
     keep: Path | None = None,
 ) -> MaskedExam:  # fmt: skip
-    """The exam of a task of masked residues; arguments and errors as for `probes.read`."""
+    """The exam of a task of masked residues; arguments and errors as for `probes.read`, but that data may also be
+    folders of corpora, of which the held-out side is read."""
     names = [f"{figure}/{length}" for length in config.lengths for figure in FIGURES]
     if metric not in names:
         raise UserError(f"a {kind} task of these lengths has no figure {metric!r}; choose from {', '.join(names)}")
@@ -80,13 +82,30 @@ def read(
     options = ReadOptions("auto", config.column, config.id_column, kind=config.sequences, fields=tuple(where))
     account = Account()
     letters: dict[bytes, None] = {}
-    for source in (source for name in data for source in expand(name, options)):
+    files = [name for name in data if not (Path(name) / "corpus.json").is_file()]
+    for name in (name for name in data if name not in files):
+        letters |= dict.fromkeys(_held_out(name, config))
+    for source in (source for name in files for source in expand(name, options)):
         if where and source.format not in TABLES:
             raise UserError(f"{source.name}: `where` chooses rows of a table, and this is none")
         rows = (r for r in read_records(source, options) if all(map(says, r.fields, where.values())))
         found = clean_records(rows, Reading(config.sequences), account, min_length=config.shortest)
         letters |= dict.fromkeys(sequence for _, sequence in found)
     return MaskedExam(list(letters), config, metric, seed, resamples, dict(account.dropped))
+
+
+def _held_out(folder: str, config: MaskedConfig) -> list[bytes]:
+    """The held-out sequences of a corpus, but for those that are too short."""
+    corpus = Corpus.open(folder)
+    if corpus.alphabet.name != config.sequences:
+        raise UserError(f"{folder}: holds {corpus.alphabet.name} sequences, and the task says {config.sequences}")
+    if config.where:
+        raise UserError(f"{folder}: `where` chooses rows of a table, and this is a corpus")
+    side = corpus.split("valid")
+    if not len(side):
+        raise UserError(f"{folder}: has no held-out sequences; prepare it with a share of them (valid)")
+    found = [corpus.alphabet.decode(side[number]).encode() for number in range(len(side))]
+    return [letters for letters in found if len(letters) >= config.shortest]
 
 
 class MaskedExam:

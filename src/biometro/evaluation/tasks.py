@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from biometro.data import strict
+from biometro.data.corpus import Corpus
 from biometro.data.remote import is_url, open_binary
 from biometro.data.task import TaskKind
 from biometro.errors import UserError
@@ -61,8 +62,9 @@ class TaskHead:
     Args:
         kind: one of `KINDS`.
         title: a line for people.
-        data: file or files: a path inside the data folder (or beside the task file), a URL, or example:families. Tasks
-            of variants and contacts take folders, too.
+        data: file or files: a path inside the data folder, a URL, or example:families; of a file of your own also a
+            path beside it, or inside the folder where the command runs. Tasks of variants and contacts take folders,
+            too, and of masked residues corpora.
         metric: the figure by which methods are compared.
         sha256: of each file of data, in their order; left out, what is found is believed, and recorded.
         url: where the data come from.
@@ -110,7 +112,8 @@ class TaskFile:
             return name
         if not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"{self.path}: data is {name!r}; it must be a path inside the data folder, or a URL")
-        places = [*([] if self.suite else [self.path.parent]), *([] if folder is None else [folder])]
+        own = [] if self.suite else [self.path.parent]
+        places = [*own, *([] if folder is None else [folder]), *([] if self.suite else [Path()])]
         for place in places:
             if (place / name).exists():
                 return str(place / name)
@@ -216,10 +219,12 @@ def find(names: Sequence[str]) -> list[TaskFile]:
 
 
 def _sha256(place: str) -> str:
-    """Of a file or URL, or of a folder's files and their names; empty for data that come with biometro."""
+    """Of a file or URL, of a corpus, or of a folder's files and their names; empty for data that come with biometro."""
     if place.startswith("example:"):
         return ""
     digest = hashlib.sha256()
+    if (Path(place) / "corpus.json").is_file():
+        return Corpus.open(place).digest
     if Path(place).is_dir():
         for path in sorted(path for path in Path(place).iterdir() if path.is_file()):
             digest.update(f"{path.name} {sha256_of(path)}\n".encode())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -15,8 +18,8 @@ import biometro
 from biometro.alphabet import Alphabet, MoleculeAlphabet, MoleculePolicy, Reading, ResiduePolicy, SequenceKind
 from biometro.alphabet.kinds import ALPHABETS
 from biometro.alphabet.molecule import MOST_TOKENS, Growing, Notation
-from biometro.data import catalogue, parts, splits
-from biometro.data.builder import LARGEST_SHARD, SHARD_RESIDUES, Learning, build
+from biometro.data import catalogue, mmseqs, parts, splits
+from biometro.data.builder import LARGEST_SHARD, SHARD_RESIDUES, Learning, apart, build
 from biometro.data.corpus import Corpus
 from biometro.data.fill import Cleaning, SplitBy, fill
 from biometro.data.intake import Account
@@ -67,6 +70,8 @@ def prepare(
     region: Region = "auto",
     split: SplitBy | None = None,
     split_column: str | None = None,
+    split_identity: float = 0.4,
+    split_coverage: float = 0.8,
     workers: int = 1,
     part: str | None = None,
     shard_residues: int = SHARD_RESIDUES,
@@ -103,10 +108,15 @@ def prepare(
         region: of such a table's chains: full (the V domain), cdr3, or cdrs (CDR1, CDR2, CDR3); auto is full for
             antibodies and cdr3 for T-cell receptors.
         split: what decides which sequences are held out: hash (of the sequence), scaffold (Bemis-Murcko, of molecules),
-            group (split_column names it: a cluster, a patient, an epitope; all of a group are on one side), or column
-            (split_column says train or valid; rows with anything else in it, a test set, are left out). A sequence that
-            stands on both sides is held out. Left out, column where split_column is given, otherwise hash.
+            group (split_column names it: a cluster, a patient, an epitope; all of a group are on one side), homology
+            (of proteins, whole families, so that no held-out sequence has a relative in training; all are in memory,
+            and MMseqs2 compares them), or column (split_column says train or valid; rows with anything else in it, a
+            test set, are left out). A sequence that stands on both sides is held out. Left out, column where
+            split_column is given, otherwise hash.
         split_column: of tables, the one that says the side or the group.
+        split_identity: of split: homology, the share of identical residues from which two aligned proteins are
+            relatives.
+        split_coverage: of the same, the share of the shorter sequence that must be aligned.
         workers: processes that read and clean; any number gives the same corpus.
         part: `3/16` reads the third of sixteen shares of the input and leaves it beside `out`; run one for each, on
             machines that share the folder. Whichever finishes last makes the corpus, the same as one machine would.
@@ -126,6 +136,7 @@ def prepare(
     _check_numbers(valid, min_length, max_length, workers, shard_residues)
     split = split or ("hash" if split_column is None else "column")
     _check_kind(kind, split, split_column, forms, reverse)
+    relatives = _relatives(kind, split, split_identity, split_coverage)
     reading = Reading(kind, residues, molecules)
     alphabet = _alphabet(kind, vocabulary, molecules.unknown)
     growing = Growing(vocabulary.notation) if isinstance(alphabet, Learning) else alphabet
@@ -135,15 +146,8 @@ def prepare(
     options = {
         "residues": residues, "valid": valid, "split": split if split_column is None else f"{split} {split_column}",
         "min_length": min_length, "max_length": max_length, "column": column, "shard_residues": shard_residues,
+        **relatives, **_of_kind(kind, molecules, vocabulary, forms, reverse, region),
     }  # fmt: skip
-    if kind != "protein":
-        options["kind"] = kind
-    if kind == "molecule":
-        options |= {"molecules": asdict(molecules), "vocabulary": asdict(vocabulary), "forms": forms}
-    if reverse:
-        options["reverse"] = reverse
-    if region != "auto":
-        options["region"] = region
     making = _Making(
         Path(out), sources, Cleaning(reads, reading, min_length, max_length, growing, forms, split, valid), alphabet,
         options, workers,
@@ -216,7 +220,7 @@ class _Making:
             work,
             spools,
             self.alphabet,
-            lambda digests: splits.by_hash(digests, self.options["valid"]),
+            self._held_out(spools),
             {
                 "intake": account.to_json(),
                 "options": self.options,
@@ -226,6 +230,14 @@ class _Making:
             },
             shard_residues=self.options["shard_residues"],
         )
+
+    def _held_out(self, spools: list[Path]) -> Callable[[np.ndarray], np.ndarray]:
+        """Which digests are held out, of sequences whose record did not say."""
+        valid, identity = self.options["valid"], self.options.get("split_identity")
+        if identity is None or isinstance(self.alphabet, Learning):
+            return partial(splits.by_hash, valid=valid)
+        console.print("comparing all sequences with one another (MMseqs2)", highlight=False)
+        return apart(spools, self.alphabet, valid, identity, self.options["split_coverage"])
 
 
 def _check_numbers(valid: float, min_length: int, max_length: int | None, workers: int, shard_residues: int) -> None:
@@ -251,6 +263,36 @@ def _check_kind(kind: SequenceKind, split: SplitBy, split_column: str | None, fo
         raise UserError("forms must be at least 0, reverse between 0 and 1")
     if kind == "molecule" and reverse:
         raise UserError("a molecule read back to front is another one; reverse is for proteins and receptors")
+
+
+def _relatives(kind: SequenceKind, split: SplitBy, identity: float, coverage: float) -> dict[str, float]:
+    """From where on two sequences are relatives, where whole families are held out: what the corpus keeps of it.
+
+    Raises UserError where such a split cannot be made, before anything is read.
+    """
+    if split != "homology":
+        return {}
+    if kind != "protein":
+        raise UserError(f"split: homology is for proteins; of {kind} sequences, group or column says who is held out")
+    if not 0 < identity <= 1 or not 0 <= coverage <= 1:
+        raise UserError(f"split_identity {identity} and split_coverage {coverage} are shares, above 0 and up to 1")
+    mmseqs.find()
+    return {"split_identity": identity, "split_coverage": coverage}
+
+
+def _of_kind(
+    kind: SequenceKind, molecules: MoleculePolicy, vocabulary: VocabularyConfig, forms: int, reverse: float,
+    region: Region,
+) -> dict[str, Any]:  # fmt: skip
+    """What a corpus keeps of options that few corpora have."""
+    options: dict[str, Any] = {} if kind == "protein" else {"kind": kind}
+    if kind == "molecule":
+        options |= {"molecules": asdict(molecules), "vocabulary": asdict(vocabulary), "forms": forms}
+    if reverse:
+        options["reverse"] = reverse
+    if region != "auto":
+        options["region"] = region
+    return options
 
 
 def _alphabet(
