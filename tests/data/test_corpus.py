@@ -215,7 +215,9 @@ def test_a_split_by_homology_holds_out_whole_families(tmp_path: Path) -> None:
     sides = [[one.alphabet.decode(tokens) for tokens in one.split(name)] for name in ("train", "valid")]
     assert sorted(sides[0] + sides[1]) == sorted(family_of) and 0.15 < len(sides[1]) / len(family_of) <= 0.35
     assert not {family_of[text] for text in sides[0]} & {family_of[text] for text in sides[1]}
-    assert len({family_of[text] for text in sides[1]}) > 1
+    held = Counter(family_of[text] for text in sides[1])
+    assert one.info["families"] == {"train": 12 - len(held), "valid": len(held), "largest_valid": max(held.values())}
+    assert len(held) > 1
     assert one.info["options"]["split"] == "homology" and one.info["options"]["split_identity"] == 0.4
     strict = prepare(str(tmp_path / "a.fasta"), str(tmp_path / "c"), split_identity=1.0, **options)
     assert strict is not None and strict.digest != one.digest  # each sequence is a family of its own

@@ -110,8 +110,10 @@ def build(
 
 def apart(
     spools: Sequence[Path], alphabet: Alphabet, valid: float, identity: float, coverage: float
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
     """What `build` asks who is held out, where whole families are: no held-out sequence has a relative in train.
+
+    Beside it, how many families are on each side (`train`, `valid`), and the sequences of the largest that is held out.
 
     All sequences are in memory, and compared with one another (`splits.homology_split`, seed 0, in the order of their
     digests, so that the order of files changes nothing).
@@ -132,9 +134,14 @@ def apart(
             alphabet.decode(tokens[start : start + length]).encode()
             for start, length in zip(starts.tolist(), entries["length"].tolist(), strict=True)
         ]
-    sides, _ = splits.homology_split(letters, None, identity=identity, coverage=coverage, shares=(valid, 0.0), seed=0)
+    sides, families = splits.homology_split(
+        letters, None, identity=identity, coverage=coverage, shares=(valid, 0.0), seed=0
+    )
     held = {digest for digest, side in zip(digests, sides.tolist(), strict=True) if side}
-    return lambda asked: np.fromiter((digest.tobytes() in held for digest in asked), bool, len(asked))
+    counts = {name: np.bincount(families[sides == side]) for side, name in enumerate(SPLITS)}
+    facts = {name: int(np.count_nonzero(count)) for name, count in counts.items()}
+    facts["largest_valid"] = int(counts["valid"].max(initial=0))
+    return lambda asked: np.fromiter((digest.tobytes() in held for digest in asked), bool, len(asked)), facts
 
 
 @dataclass(frozen=True)

@@ -216,14 +216,16 @@ class _Making:
             reasons = "; ".join(f"{reason}: {count:,}" for reason, count in account.dropped.items())
             first = next(iter(account.examples.values()), [""])[0]
             raise UserError(f"no sequence is left of {account.read:,} ({reasons}); first: {first}")
+        held_out, families = self._held_out(spools)
         build(
             work,
             spools,
             self.alphabet,
-            self._held_out(spools),
+            held_out,
             {
                 "intake": account.to_json(),
                 "options": self.options,
+                **({"families": families} if families else {}),
                 "sources": [source.to_json() for source in self.sources],
                 "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "version": biometro.__version__,
@@ -231,11 +233,11 @@ class _Making:
             shard_residues=self.options["shard_residues"],
         )
 
-    def _held_out(self, spools: list[Path]) -> Callable[[np.ndarray], np.ndarray]:
-        """Which digests are held out, of sequences whose record did not say."""
+    def _held_out(self, spools: list[Path]) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any] | None]:
+        """Which digests are held out, of sequences whose record did not say; and of families, how many are."""
         valid, identity = self.options["valid"], self.options.get("split_identity")
         if identity is None or isinstance(self.alphabet, Learning):
-            return partial(splits.by_hash, valid=valid)
+            return partial(splits.by_hash, valid=valid), None
         console.print("comparing all sequences with one another (MMseqs2)", highlight=False)
         return apart(spools, self.alphabet, valid, identity, self.options["split_coverage"])
 
@@ -363,6 +365,11 @@ def _report(corpus: Corpus, account: Account, reading: Reading, seconds: float) 
     for name, split in corpus.info["splits"].items():
         table.add_row(name, f"{split['sequences']:,}", f"{split['residues']:,}", style="green")
     console.print(table)
+    if families := corpus.info.get("families"):
+        console.print(
+            f"families: {families['train']:,} in training, {families['valid']:,} held out, the largest of "
+            f"{families['largest_valid']:,} sequences", highlight=False,
+        )  # fmt: skip
     lengths = corpus.info["splits"]["train"]["length_percentiles"]
     console.print(
         f"lengths: 5 % below {lengths['5']}, half below {lengths['50']}, 95 % below {lengths['95']} {reading.unit}; "
