@@ -62,10 +62,12 @@ class Difference:
 
     mean, deviation: of the differences block by block, over so many `blocks`: seeds; over all corpora, corpora.
         Deviation NaN of one.
-    p: two-sided, that the mean is 0, by the analysis of variance with these blocks (R. A. Fisher): the variance of a
-        difference is taken from all arms, which three seeds of two arms could not tell. Corrected (Holm) for all arms
-        of the cell and its tasks, or for the arms alone where the task is "". NaN where all arms have fewer than three
-        blocks in common, of which that variance is taken.
+    p: two-sided, that the mean is 0. Of seeds by the analysis of variance with these blocks (R. A. Fisher): the
+        variance of a difference is taken from all arms, which three seeds of two arms could not tell, or from these two
+        where theirs is larger (arms whose training wavers would pass for steady ones); NaN where all arms have fewer
+        than three seeds in common. Of corpora by the paired t-test, since an arm far from the reference is farther in
+        one corpus than in another, and those near it know nothing of that; NaN of fewer than three. Corrected (Holm)
+        for all arms of the cell and its tasks, or for the arms alone where the task is "".
     """
 
     corpus: str
@@ -136,7 +138,9 @@ def overall(rows: Sequence[Measured], reference: str) -> list[Difference]:
             for arm in arms if shared else ():
                 means[arm][corpus] = float(np.mean([figures[arm][block] for block in shared]))
         if all(len(known) > 1 for known in means.values()):
-            found += _corrected(_against(means, reference, ("", "", flops), ""))
+            against = _against(means, reference, ("", "", flops), "")
+            found += _corrected([replace(one, p=_p(one.mean, one.deviation**2 / 2, one.blocks - 1, one.blocks))
+                                 if one.blocks >= FEWEST else one for one in against])  # fmt: skip
     return found
 
 
@@ -175,7 +179,8 @@ def _against(figures: Figures, reference: str, cell: Cell, task: str) -> list[Di
             continue
         gap = [known[block] - figures[reference][block] for block in both]
         mean, deviation = float(np.mean(gap)), float(np.std(gap, ddof=1)) if len(gap) > 1 else math.nan
-        found.append(Difference(*cell, arm, task, mean, deviation, len(gap), _p(mean, error, freedom, len(gap))))
+        own = max(error, deviation**2 / 2) if freedom and len(gap) > 1 else error
+        found.append(Difference(*cell, arm, task, mean, deviation, len(gap), _p(mean, own, freedom, len(gap))))
     return found
 
 
