@@ -227,6 +227,7 @@ def test_a_split_by_homology_holds_out_whole_families(tmp_path: Path) -> None:
         ({"split_identity": 0}, "are shares"), ({"split_coverage": 1.5}, "are shares"),
         ({"kind": "tcr"}, "for proteins"),
         ({"split_column": "x"}, "go together"), ({"valid": 0.01}, "no family can be held out"),
+        ({"split": "hash", "split_identity": 0.3}, "are for split: homology"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             prepare(str(tmp_path / "a.fasta"), str(tmp_path / "e"), **{**options, **more})

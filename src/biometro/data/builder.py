@@ -108,7 +108,7 @@ def build(
     return info
 
 
-def apart(
+def by_homology(
     spools: Sequence[Path], alphabet: Alphabet, valid: float, identity: float, coverage: float
 ) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
     """What `build` asks who is held out, where whole families are: no held-out sequence has a relative in train.

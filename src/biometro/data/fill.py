@@ -41,7 +41,7 @@ class Cleaning:
     """Other SMILES of each molecule that are added to it, on the same side of the split."""
     by: SplitBy = "hash"
     """What decides the side of a sequence: its digest, a column that names the side, one that names its group (all of a
-    group are on one side), or the scaffold of its molecule; homology is for `builder.apart`, when all are known."""
+    group are on one side), or the scaffold of its molecule. Of homology it is `builder.by_homology`, in the end."""
     valid: float = 0.0
 
 

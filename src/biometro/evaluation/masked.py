@@ -82,10 +82,10 @@ def read(
     options = ReadOptions("auto", config.column, config.id_column, kind=config.sequences, fields=tuple(where))
     account = Account()
     letters: dict[bytes, None] = {}
-    files = [name for name in data if not (Path(name) / "corpus.json").is_file()]
-    for name in (name for name in data if name not in files):
+    corpora = [name for name in data if (Path(name) / "corpus.json").is_file()]
+    for name in corpora:
         letters |= dict.fromkeys(_held_out(name, config))
-    for source in (source for name in files for source in expand(name, options)):
+    for source in (source for name in data if name not in corpora for source in expand(name, options)):
         if where and source.format not in TABLES:
             raise UserError(f"{source.name}: `where` chooses rows of a table, and this is none")
         rows = (r for r in read_records(source, options) if all(map(says, r.fields, where.values())))

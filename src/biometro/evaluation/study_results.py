@@ -138,9 +138,7 @@ def overall(rows: Sequence[Measured], reference: str) -> list[Difference]:
             for arm in arms if shared else ():
                 means[arm][corpus] = float(np.mean([figures[arm][block] for block in shared]))
         if all(len(known) > 1 for known in means.values()):
-            against = _against(means, reference, ("", "", flops), "")
-            found += _corrected([replace(one, p=_p(one.mean, one.deviation**2 / 2, one.blocks - 1, one.blocks))
-                                 if one.blocks >= FEWEST else one for one in against])  # fmt: skip
+            found += _corrected(_against(means, reference, ("", "", flops), "", pooled=False))
     return found
 
 
@@ -169,8 +167,11 @@ def signed(row: Measured) -> float:
     return row.value if row.larger_is_better else -row.value
 
 
-def _against(figures: Figures, reference: str, cell: Cell, task: str) -> list[Difference]:
-    """Every other arm against the reference; p as it is, not corrected."""
+def _against(
+    figures: Figures, reference: str, cell: Cell, task: str, *, pooled: bool = True
+) -> list[Difference]:  # fmt: skip
+    """Every other arm against the reference; p as it is, not corrected. `pooled`: of the variance of all arms where an
+    arm's own is not larger, otherwise of its own."""
     error, freedom = _error({arm: known for arm, known in figures.items() if known})
     found = []
     for arm, known in figures.items():
@@ -179,8 +180,14 @@ def _against(figures: Figures, reference: str, cell: Cell, task: str) -> list[Di
             continue
         gap = [known[block] - figures[reference][block] for block in both]
         mean, deviation = float(np.mean(gap)), float(np.std(gap, ddof=1)) if len(gap) > 1 else math.nan
-        own = max(error, deviation**2 / 2) if freedom and len(gap) > 1 else error
-        found.append(Difference(*cell, arm, task, mean, deviation, len(gap), _p(mean, own, freedom, len(gap))))
+        own = deviation**2 / 2
+        if not freedom:
+            p = math.nan
+        elif pooled:
+            p = _p(mean, max(error, own), freedom, len(gap))
+        else:
+            p = _p(mean, own, len(gap) - 1, len(gap))
+        found.append(Difference(*cell, arm, task, mean, deviation, len(gap), p))
     return found
 
 
@@ -204,6 +211,6 @@ def _p(mean: float, error: float, freedom: int, blocks: int) -> float:
     """Two-sided, of a difference of two arms' means over so many blocks; 1 where nothing varies, which proves none."""
     from scipy.stats import t
 
-    if not error > 0:
-        return 1.0 if error == 0 else math.nan
+    if error == 0:
+        return 1.0
     return float(2 * t.sf(abs(mean) / math.sqrt(2 * error / blocks), freedom))

@@ -19,7 +19,7 @@ from biometro.alphabet import Alphabet, MoleculeAlphabet, MoleculePolicy, Readin
 from biometro.alphabet.kinds import ALPHABETS
 from biometro.alphabet.molecule import MOST_TOKENS, Growing, Notation
 from biometro.data import catalogue, mmseqs, parts, splits
-from biometro.data.builder import LARGEST_SHARD, SHARD_RESIDUES, Learning, apart, build
+from biometro.data.builder import LARGEST_SHARD, SHARD_RESIDUES, Learning, build, by_homology
 from biometro.data.corpus import Corpus
 from biometro.data.fill import Cleaning, SplitBy, fill
 from biometro.data.intake import Account
@@ -30,6 +30,7 @@ from biometro.files import new_folder
 from biometro.jobs.listing import show_catalogue
 
 console = Console(stderr=True)
+_IDENTITY, _COVERAGE = 0.4, 0.8  # of relatives, as `sides.SplitConfig` has them for labelled sequences
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def prepare(
     region: Region = "auto",
     split: SplitBy | None = None,
     split_column: str | None = None,
-    split_identity: float = 0.4,
-    split_coverage: float = 0.8,
+    split_identity: float | None = None,
+    split_coverage: float | None = None,
     workers: int = 1,
     part: str | None = None,
     shard_residues: int = SHARD_RESIDUES,
@@ -115,8 +116,8 @@ def prepare(
             split_column is given, otherwise hash.
         split_column: of tables, the one that says the side or the group.
         split_identity: of split: homology, the share of identical residues from which two aligned proteins are
-            relatives.
-        split_coverage: of the same, the share of the shorter sequence that must be aligned.
+            relatives; 0.4 unless given.
+        split_coverage: of the same, the share of the shorter sequence that must be aligned; 0.8 unless given.
         workers: processes that read and clean; any number gives the same corpus.
         part: `3/16` reads the third of sixteen shares of the input and leaves it beside `out`; run one for each, on
             machines that share the folder. Whichever finishes last makes the corpus, the same as one machine would.
@@ -239,7 +240,7 @@ class _Making:
         if identity is None or isinstance(self.alphabet, Learning):
             return partial(splits.by_hash, valid=valid), None
         console.print("comparing all sequences with one another (MMseqs2)", highlight=False)
-        return apart(spools, self.alphabet, valid, identity, self.options["split_coverage"])
+        return by_homology(spools, self.alphabet, valid, identity, self.options["split_coverage"])
 
 
 def _check_numbers(valid: float, min_length: int, max_length: int | None, workers: int, shard_residues: int) -> None:
@@ -267,13 +268,19 @@ def _check_kind(kind: SequenceKind, split: SplitBy, split_column: str | None, fo
         raise UserError("a molecule read back to front is another one; reverse is for proteins and receptors")
 
 
-def _relatives(kind: SequenceKind, split: SplitBy, identity: float, coverage: float) -> dict[str, float]:
+def _relatives(
+    kind: SequenceKind, split: SplitBy, identity: float | None, coverage: float | None
+) -> dict[str, float]:  # fmt: skip
     """From where on two sequences are relatives, where whole families are held out: what the corpus keeps of it.
 
     Raises UserError where such a split cannot be made, before anything is read.
     """
     if split != "homology":
+        if (identity, coverage) != (None, None):
+            raise UserError(f"split_identity and split_coverage are for split: homology, and split is {split}")
         return {}
+    identity = _IDENTITY if identity is None else identity
+    coverage = _COVERAGE if coverage is None else coverage
     if kind != "protein":
         raise UserError(f"split: homology is for proteins; of {kind} sequences, group or column says who is held out")
     if not 0 < identity <= 1 or not 0 <= coverage <= 1:
