@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from biometro import cli
 from biometro.errors import UserError
+from biometro.evaluation.study_results import Measured
 from biometro.evaluation.tasks import find
 from biometro.jobs import study as jobs_study
 from biometro.jobs.study import _command, _read, _rounds, _Run, _run_all, _StoppedError, study
@@ -80,6 +82,71 @@ def test_a_study_from_rates_to_its_page(recipe: Path, tmp_path: Path) -> None:
     again = study(**options(recipe, tmp_path / "s", seeds=2, workers=2))
     assert {row.seed for row in again.rows if not row.baseline} == {0, 1}
     assert all(p.stat().st_mtime_ns == when for p, when in before.items())
+
+
+def test_what_was_published_is_not_run_again(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[_Run] = []
+    searched: list[str] = []
+
+    def train(folder: Path, one: _Run, *_: Any) -> bool:
+        made.append(one)
+        place = folder / one.corpus / one.name
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "exit-status").write_text("0\n")
+        rows = [{"split": "train", "step": 7, "tokens": 70}, {"split": "valid", "step": 7, "loss": 2.0 + one.seed}]
+        (place / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return True
+
+    def judged(folder: Path, name: str, corpus: Any, runs: list[_Run], *_: Any) -> list[Measured]:
+        models = [Measured(*one.model, "family", "accuracy", 0.1 + one.seed, baseline=not one.flops) for one in runs]
+        return [Measured(name, "", 0.0, "k-mers", 0, "family", "accuracy", 0.9, baseline=True), *models] if runs else []
+
+    def tuned(job: str, recipe: str, run: str, *_: Any, **__: Any) -> Any:
+        searched.append(Path(run).name)
+        return SimpleNamespace(stopped=None, best={"training.optimizer.lr": 1 / 3})
+
+    monkeypatch.setattr(jobs_study, "_train", train)
+    monkeypatch.setattr(jobs_study, "_judged", judged)
+    monkeypatch.setattr(jobs_study, "tune", tuned)
+    page = tmp_path / "docs" / "study.md"
+    budget = 123456789.0  # of more digits than tables show
+    first = study(**options(recipe, tmp_path / "s", flops=[budget], out=str(page)))
+    assert len(made) == 3 and len(searched) == 2
+    more = {"flops": [budget], "known": str(page.with_suffix(".yaml"))}
+    again = study(**options(recipe, tmp_path / "t", **more))
+    assert len(made) == 3 and len(searched) == 2 and again.rows == first.rows
+    for name in ("study.csv", "study-runs.csv", "study.md", "study.yaml"):
+        assert (tmp_path / "t" / name).read_text() == (page.parent / name).read_text()
+    arms = options(recipe, tmp_path)["arms"] | {"rtd all": {"objective": "metro"}}
+    study(**options(recipe, tmp_path / "t", **more, seeds=2, arms=arms, out=str(page)))
+    fresh = {(one.arm, one.seed) for one in made[3:] if one.flops}
+    assert fresh == {("rtd all", 0), ("mlm", 1), ("rtd", 1), ("rtd all", 1)} and searched[2:] == ["rtd_all"]
+    assert [one.seed for one in made[3:] if not one.flops] == [1]
+    table = page.with_suffix(".csv").read_text().splitlines()
+    assert len(table) == 1 + 1 + 2 + 2 * 3 and table[1].startswith("families,,0,k-mers")
+    assert len(page.with_name("study-runs.csv").read_text().splitlines()) == 1 + 2 * 3
+    fewer = study(**options(recipe, tmp_path / "u", **more))  # of a table with more
+    assert fewer.rows == first.rows and len(made) == 3 + 5
+
+    for wrong, message in (
+        ({"arms": {"mlm": {"objective": "mlm", "mlm.mask_rate": 0.2}, "rtd": arms["rtd"]}}, "another arms.mlm; leave"),
+        ({"tune_flops": 6e7}, "another tune_flops"), ({"known": str(tmp_path / "none.yaml")}, "none.yaml: cannot be"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            study(**options(recipe, tmp_path / "v", **(more | wrong)))
+    kept = page.with_suffix(".yaml").read_text()
+    page.with_suffix(".yaml").write_text(kept.replace("0.33333", "many"))
+    with pytest.raises(UserError, match=r"study\.yaml: chosen: must be a rate"):
+        study(**options(recipe, tmp_path / "v", **more))
+    page.with_suffix(".yaml").write_text(kept)
+    for broken, message in (
+        ("\n".join([*table[:2], table[2].replace("0.1", "x")]), r"study\.csv, line 3: .*'x'"),
+        ("corpus,size\nfamilies,S\n", "line 2: .*no column 'flops'"), ("\n".join([*table, "families"]), "line 11"),
+    ):  # fmt: skip
+        page.with_suffix(".csv").write_text(broken)
+        with pytest.raises(UserError, match=message):
+            study(**options(recipe, tmp_path / "v", **more))
+    assert not (tmp_path / "v" / "study.yaml").exists()
 
 
 def rounds_of(corpora: list[str], seeds: int) -> list[dict[_Run, list[str]]]:

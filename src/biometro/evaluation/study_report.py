@@ -10,7 +10,7 @@ import io
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ def table(rows: Sequence[Measured]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([one.name for one in fields(Measured)])
     for row in rows:
-        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in astuple(row)])
+        said = replace(row, flops=_budget(row.flops), value=f"{row.value:.6g}")  # type: ignore[arg-type]
+        writer.writerow(astuple(said))
     return text.getvalue()
 
 
@@ -82,8 +83,13 @@ def runs_table(trained: Sequence[Trained]) -> str:
     writer.writerow(["corpus", "size", "flops", "arm", "seed", "steps", "tokens", *names])
     for one in trained:
         figures = [f"{one.held_out[name]:.6g}" if name in one.held_out else "" for name in names]
-        writer.writerow([one.corpus, one.size, f"{one.flops:.6g}", one.arm, one.seed, one.steps, one.tokens, *figures])
+        writer.writerow([one.corpus, one.size, _budget(one.flops), one.arm, one.seed, one.steps, one.tokens, *figures])
     return text.getvalue()
+
+
+def _budget(flops: float) -> str:
+    """In six digits, or in as many as name it: what is published is found again by it."""
+    return short if float(short := f"{flops:.6g}") == flops else repr(flops)
 
 
 def sentences(found: Sequence[Difference], over_all: Sequence[Difference], reference: str) -> list[str]:
@@ -316,9 +322,9 @@ def write(folder: Path, about: About, rows: Sequence[Measured], trained: Sequenc
 
 
 def publish(folder: Path, out: Path) -> None:
-    """Copy the page to `out`, and tables and pictures beside it, under its name."""
+    """Copy the page to `out`, and tables, pictures and the options beside it, under its name."""
     out.parent.mkdir(parents=True, exist_ok=True)
     text = (folder / "study.md").read_text(encoding="utf-8")
     write_file(out, text.replace("](study-", f"]({out.stem}-").replace("`study-runs.csv`", f"`{out.stem}-runs.csv`"))
-    for path in (folder / "study.csv", folder / "study-runs.csv", *folder.glob("study-*.svg")):
+    for path in (*folder.glob("study*.csv"), *folder.glob("study.yaml"), *folder.glob("study-*.svg")):
         shutil.copyfile(path, out.with_name(path.name.replace("study", out.stem, 1)))

@@ -26,16 +26,20 @@ from biometro.jobs.study_options import (
     check,
     check_growth,
     folder_of,
+    keep_rates,
     options_of,
     read_from,
     same,
 )  # fmt: skip
+from biometro.jobs.study_published import Model, Published, published
 from biometro.jobs.tune import tune
 from biometro.processes import threads_each
 from biometro.training import search
 from biometro.training.signals import StopRequest
 from biometro.training.tracking import read_metrics
 from biometro.untrusted import read_json
+
+_UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ class _Run:
         return folder_of(f"{self.size}-{self.flops:g}-{self.arm}-{self.seed}")
 
     @property
+    def model(self) -> Model:
+        """As the tables name it."""
+        return self.corpus, self.size, self.flops, self.arm if self.flops else _UNTRAINED, self.seed
+
+    @property
     def said(self) -> str:
         return f"{self.arm} on {self.corpus}, {self.size}, {self.flops:.3g} FLOPs, seed {self.seed}"
 
@@ -82,6 +91,7 @@ def study(
     seeds: int = 3,
     data: str | None = None,
     out: str | None = None,
+    known: str | None = None,
     workers: int = 1,
     max_minutes: float | None = None,
     seed: int = 0,
@@ -112,7 +122,10 @@ def study(
         reference: the arm that others are compared with; default the first.
         seeds: of each model.
         data: folder of the tasks' data; default $BIOMETRO_DATA.
-        out: Markdown file to write, too, such as docs/study.md; pictures and the table of every seed beside it.
+        out: Markdown file to write, too, such as docs/study.md; pictures, tables of every seed and run and the options
+            (study.yaml) beside it.
+        known: options that a study of these has published with `out`, here or on another machine, such as
+            docs/study.yaml; runs and rates that stand in the tables beside them are not made again.
         workers: runs at once on this machine, which share its cores.
         max_minutes: stop after this time, with exit status 75.
         seed: the first.
@@ -130,16 +143,29 @@ def study(
     for name, corpus in corpora.items():
         read[name], entropy[name] = read_from(corpus)
     check_growth(corpora, arms, sizes)
-    same(folder, {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
-                  "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed, "read": read})  # fmt: skip
+    options = {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
+               "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed, "read": read}  # fmt: skip
+    there = published(known, options) if known else Published()
+    same(folder, options)
     with StopRequest(max_minutes) as request:
-        chosen, stopped = _rates(folder, corpora, arms, sizes, rates, tune_flops, metrics or {}, workers, seed, request)
-        rounds = list(_rounds(corpora, arms, sizes, flops, seeds, seed, reference))
+        chosen, stopped = _rates(
+            folder, corpora, arms, sizes, rates, tune_flops, metrics or {}, workers, seed, request, there.rates
+        )
+        keep_rates(folder, chosen)
+        every = list(_rounds(corpora, arms, sizes, flops, seeds, seed, reference))
+        left = [[one for one in group if not there.has(one.model)] for group in every]
+        rounds = [group for group in left if group]
 
-        def about(complete: bool) -> About:
-            return About(title, reference, arms, sizes, chosen, entropy, _diverged(folder, rounds), complete)
+        def write(done: list[_Run], rows: list[Measured], complete: bool) -> str:
+            about = About(title, reference, arms, sizes, chosen, entropy, _diverged(folder, rounds), complete)
+            made = {(o.corpus, o.size, o.flops, o.arm, o.seed): o for o in (*there.runs, *_trained(folder, done))}
+            trained = [made[one.model] for group in every for one in group if one.model in made]
+            return study_report.write(folder, about, rows, trained)
 
-        rows = _known(folder, corpora, rounds)
+        def with_known(rows: list[Measured]) -> list[Measured]:
+            return there.rows_with(rows, (one.model for group in every for one in group))
+
+        rows = with_known(_known(folder, corpora, rounds))
         commands = []
         for group in rounds if stopped is None else ():
             for one in group:
@@ -147,14 +173,14 @@ def study(
                     _take_trial(folder, one, chosen[one.corpus, one.arm])
             commands.append({one: _command(one, corpora, arms, sizes, chosen) for one in group})
         try:
-            for done, rows in _run_all(folder, corpora, commands, data, workers, request, console):
-                study_report.write(folder, about(False), rows, _trained(folder, done))
+            for done, found in _run_all(folder, corpora, commands, data, workers, request, console):
+                rows = with_known(found)
+                write(done, rows, False)
         except _StoppedError:
             stopped = request.check() or "a signal"
-            rows = _known(folder, corpora, rounds)
+            rows = with_known(_known(folder, corpora, rounds))
         stopped = stopped or request.check()
-    trained = _trained(folder, [one for group in rounds for one in group])
-    text = study_report.write(folder, about(stopped is None), rows, trained)
+    text = write([one for group in rounds for one in group], rows, stopped is None)
     if out:
         study_report.publish(folder, Path(out))
     console.print(text, markup=False, highlight=False)
@@ -165,14 +191,19 @@ def _rates(
     folder: Path, corpora: Mapping[str, StudyCorpus], arms: Mapping[str, dict[str, Any]],
     sizes: Mapping[str, dict[str, Any]], rates: dict[str, Any] | None, flops: float | None,
     metrics: Mapping[str, str], workers: int, seed: int, request: StopRequest,
+    known: Mapping[tuple[str, str], float],
 ) -> tuple[dict[tuple[str, str], float], str | None]:  # fmt: skip
-    """The best learning rate of each corpus and arm at the first size; and why it was stopped before it had all."""
+    """The best learning rate of each corpus and arm at the first size, some of them `known`; and why it was stopped
+    before it had all."""
     chosen: dict[tuple[str, str], float] = {}
     if rates is None or flops is None:
         return chosen, None
     smallest = next(iter(sizes.values()))
     for name, corpus in corpora.items():
         for arm, options in arms.items():
+            if (name, arm) in known:
+                chosen[name, arm] = known[name, arm]
+                continue
             if request.check() is not None:
                 return chosen, request.check()
             found = tune(
@@ -386,6 +417,5 @@ def _read(folder: Path, name: str, runs: list[_Run]) -> list[Measured]:
             if score["model"] is None:
                 found.append(Measured(name, "", 0.0, method, 0, *what, baseline=True))
             elif one is not None and task["main"][score["model"]] == method:
-                arm = one.arm if one.flops else "untrained"
-                found.append(Measured(name, one.size, one.flops, arm, one.seed, *what, baseline=not one.flops))
+                found.append(Measured(*one.model, *what, baseline=not one.flops))
     return found

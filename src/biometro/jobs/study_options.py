@@ -26,7 +26,7 @@ from biometro.untrusted import read_yaml
 
 METRICS = "metrics.jsonl"
 """Of a run that has begun to train."""
-_GROW = ("corpora", "arms", "sizes")  # entries may be added to these
+GROW = ("corpora", "arms", "sizes")  # entries may be added to these
 _TRIALS = f"rates/*/trials/*/*/{METRICS}"
 
 
@@ -116,27 +116,59 @@ def same(folder: Path, options: Mapping[str, Any]) -> None:
     path = folder / "study.yaml"
     now = json.loads(json.dumps(options))
     if path.exists():
-        before = read_yaml(path)
-        if not isinstance(before, dict) or not all(isinstance(before.get(name), dict) for name in _GROW):
-            raise UserError(f"{path}: is damaged; name another run")
-        before.setdefault("read", now["read"])  # of a study from before this was kept
-        differ = [name for name in now if name not in (*_GROW, "read") and now[name] != before.get(name)]
-        first = next(iter(before["sizes"]), None)
-        ran = _ran(folder, before)
+        before = read_kept(path)
         searched = any(folder.glob(f"*/{_TRIALS}"))
-        for name in _GROW:
-            held = ran[name] | ({first} if name == "sizes" and searched else set())
-            differ += [f"{name}.{entry}" for entry, said in before[name].items()
-                       if entry in held and now[name].get(entry) != said]  # fmt: skip
-        for corpus in ran["corpora"] & {*now["corpora"]}:
-            if before["read"].get(corpus) != now["read"][corpus]:
-                raise UserError(f"{folder}: the recipe or the data of {corpus!r} are not those it began with; "
-                                "name another run")  # fmt: skip
-        if differ:
-            raise UserError(f"{folder}: holds a study with another {', '.join(differ)}; name another run")
-        if searched and now["rates"] is not None and next(iter(now["sizes"])) != first:
-            raise UserError(f"{folder}: its rates were searched at the size {first!r}; name it first")
+        check_same(str(folder), before, now, _ran(folder, before), searched, "name another run")
     write_file(path, yaml.safe_dump(now, sort_keys=False))
+
+
+def keep_rates(folder: Path, chosen: Mapping[tuple[str, str], float]) -> None:
+    """Write the rates that were found beside the options."""
+    path = folder / "study.yaml"
+    by_corpus: dict[str, dict[str, float]] = {}
+    for (corpus, arm), rate in chosen.items():
+        by_corpus.setdefault(corpus, {})[arm] = rate
+    write_file(path, yaml.safe_dump({**read_yaml(path), "chosen": by_corpus}, sort_keys=False))
+
+
+def read_kept(path: Path) -> dict[str, Any]:
+    """Options that a study has kept. Raises UserError where these are damaged, OSError where they cannot be read."""
+    kept = read_yaml(path)
+    if not isinstance(kept, dict) or not all(isinstance(kept.get(name), dict) for name in GROW):
+        raise UserError(f"{path}: is damaged; name another")
+    return kept
+
+
+def check_same(
+    where: str,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    ran: Mapping[str, set[str]],
+    searched: bool,
+    hint: str,
+) -> None:
+    """Raises UserError, with a `hint` what to do, where options differ that may not.
+
+    Args:
+        where: of those before.
+        ran: of each of corpora, arms and sizes, those that may not change.
+        searched: whether rates were searched, so that the first size may not.
+    """
+    now = json.loads(json.dumps(now))
+    before = {"read": now["read"], **before}  # of a study from before this was kept
+    differ = [name for name in now if name not in (*GROW, "read") and now[name] != before.get(name)]
+    first = next(iter(before["sizes"]), None)
+    for name in GROW:
+        held = ran[name] | ({first} if name == "sizes" and searched else set())
+        differ += [f"{name}.{entry}" for entry, said in before[name].items()
+                   if entry in held and now[name].get(entry) != said]  # fmt: skip
+    for corpus in ran["corpora"] & {*now["corpora"]}:
+        if before["read"].get(corpus) != now["read"][corpus]:
+            raise UserError(f"{where}: the recipe or the data of {corpus!r} are not those it began with; {hint}")
+    if differ:
+        raise UserError(f"{where}: holds a study with another {', '.join(differ)}; {hint}")
+    if searched and now["rates"] is not None and next(iter(now["sizes"])) != first:
+        raise UserError(f"{where}: its rates were searched at the size {first!r}; name it first")
 
 
 def _ran(folder: Path, kept: Mapping[str, Any]) -> dict[str, set[str]]:
@@ -144,7 +176,7 @@ def _ran(folder: Path, kept: Mapping[str, Any]) -> dict[str, set[str]]:
     arms, sizes = ({folder_of(name): name for name in kept[what]} for what in ("arms", "sizes"))
     size, arm = ("|".join(map(re.escape, names)) for names in (sizes, arms))
     run = re.compile(rf"(?P<size>{size})-[\d.e+-]+-(?P<arm>{arm})-\d+")
-    found: dict[str, set[str]] = {name: set() for name in _GROW}
+    found: dict[str, set[str]] = {name: set() for name in GROW}
     for corpus in kept["corpora"]:
         trials = {path.parents[3].name for path in (folder / corpus).glob(_TRIALS)} & {*arms}
         names = [run.fullmatch(path.parent.name) for path in (folder / corpus).glob(f"*/{METRICS}")]
