@@ -16,39 +16,22 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ArgumentParser, auto_parser, get_loader, set_loader, set_parsing_settings
 
+import biometro
 from biometro.errors import EchoedError, UserError
-from biometro.jobs.align import Aligned, DataSet, align
-from biometro.jobs.check_mup import check_mup
-from biometro.jobs.embed import embed
-from biometro.jobs.evaluate import evaluate
-from biometro.jobs.export import export
-from biometro.jobs.finetune import Finetuned, finetune
-from biometro.jobs.generate import generate
-from biometro.jobs.index import index
-from biometro.jobs.plan import plan
-from biometro.jobs.predict import predict
-from biometro.jobs.prepare import prepare
-from biometro.jobs.pretrain import pretrain
-from biometro.jobs.score import score
-from biometro.jobs.screen import screen
-from biometro.jobs.study import Studied, study
-from biometro.jobs.study_options import StudyCorpus
-from biometro.jobs.tune import Tuned, tune
-from biometro.training.alignment import TowerConfig
-from biometro.training.signals import remember, remembering
-from biometro.training.trainer import EXIT_STOPPED, Outcome
+from biometro.training.signals import EXIT_STOPPED, remember, remembering
 from biometro.untrusted import check_yaml
 
-JOBS: dict[str, Any] = {
-    "prepare": prepare, "plan": plan, "pretrain": pretrain, "finetune": finetune, "align": align, "predict": predict,
-    "evaluate": evaluate, "embed": embed, "index": index, "screen": screen, "score": score, "generate": generate,
-    "export": export, "check-mup": check_mup, "tune": tune, "study": study,
-}  # fmt: skip
+JOBS = (
+    "prepare", "plan", "pretrain", "finetune", "align", "predict", "evaluate", "embed", "index", "screen", "score",
+    "generate", "export", "check-mup", "tune", "study",
+)  # fmt: skip
 
 # A recipe is data: it may not name Python objects, whose import would run code, nor unfold beyond measure. Our own
 # dataclasses are let through, which jsonargparse looks up by name where an option holds a list of them, or none.
-_PLAIN = (DataSet, TowerConfig, StudyCorpus)
-set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[f"{c.__module__}.{c.__name__}" for c in _PLAIN])
+_PLAIN = (
+    "biometro.jobs.align.DataSet", "biometro.training.alignment.TowerConfig", "biometro.jobs.study_options.StudyCorpus",
+)  # fmt: skip
+set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_PLAIN])
 _load_yaml = get_loader("yaml")
 
 
@@ -58,6 +41,11 @@ def _load_bounded(text: str) -> Any:
 
 
 set_loader("yaml", _load_bounded, exceptions=(yaml.YAMLError,))
+
+
+def _function(job: str) -> Any:
+    """What does a job, imported when it is asked for: torch alone takes seconds, and `prepare` has no use for it."""
+    return getattr(biometro, job.replace("-", "_"))
 
 
 class _Terminated(BaseException):
@@ -79,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = {n: signal.signal(n, handler) for n in (signal.SIGTERM, signal.SIGUSR1)} if in_main else {}
     try:
         job, options = parse(arguments)
-        result = JOBS[job](**options)
+        result = _function(job)(**options)
     except UserError as error:
         if not isinstance(error, EchoedError):
             print(f"biometro: {error}", file=sys.stderr, flush=True)
@@ -95,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
-    stopped = isinstance(result, Outcome | Finetuned | Aligned | Tuned | Studied) and result.stopped is not None
+    stopped = getattr(result, "stopped", None) is not None  # of jobs that go on where they were
     return EXIT_STOPPED if stopped and not remembering() else 0
 
 
@@ -112,7 +100,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[str, dict[str, Any]]:
     given = list(sys.argv[1:] if arguments is None else arguments)
     named = given[0] if given and given[0] in JOBS else None
     parser = auto_parser(
-        JOBS if named is None else {named: JOBS[named]},  # a quarter of a second for those that are not asked for
+        {job: _function(job) for job in (JOBS if named is None else (named,))},
         as_positional=False,
         parser_class=_Parser,
         prog="biometro",
@@ -140,7 +128,7 @@ def _switched(given: list[str]) -> list[str]:
     if not given or given[0] not in JOBS:
         return given
     switches = {
-        f"--{name}" for name, parameter in inspect.signature(JOBS[given[0]]).parameters.items()
+        f"--{name}" for name, parameter in inspect.signature(_function(given[0])).parameters.items()
         if str(parameter.annotation) in ("bool", "<class 'bool'>")
     }  # fmt: skip
     following = [*given[1:], "--"]
@@ -155,7 +143,7 @@ def _gathered(given: list[str]) -> list[str]:
     if not given or given[0] not in JOBS:
         return given
     several = {
-        f"--{name}" for name, parameter in inspect.signature(JOBS[given[0]]).parameters.items()
+        f"--{name}" for name, parameter in inspect.signature(_function(given[0])).parameters.items()
         if "list[str]" in str(parameter.annotation)
     }  # fmt: skip
     values: dict[str, list[str]] = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -85,6 +87,19 @@ def test_stopping_early_has_its_own_exit_status(corpus: Path, tmp_path: Path, ca
     assert shell(*arguments, "--training.max_minutes=0") == 75
     assert "the same command goes on" in capsys.readouterr().err
     assert shell(*arguments) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "unused"),
+    [
+        (["prepare", "--data=x", "--out=y"], {"torch", "matplotlib"}),
+        (["embed", "--model=m", "--data=x", "--out=y.npz"], {"torch._dynamo", "sympy", "matplotlib"}),
+    ],
+)  # fmt: skip
+def test_a_job_imports_no_more_than_it_needs(command: list[str], unused: set[str]) -> None:
+    said = f"import sys; from biometro import cli; cli.parse({command}); sys.exit(str({unused} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "set()"
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,9 @@ from biometro.objectives.pretraining import Pretraining, for_alphabet, pretraini
 from biometro.training import checkpoint, parallel, runs
 from biometro.training.checkpoint import read_weights
 from biometro.training.parallel import World
-from biometro.training.signals import StopRequest
+from biometro.training.signals import EXIT_STOPPED, StopRequest
 from biometro.training.tracking import read_metrics
-from biometro.training.trainer import EXIT_STOPPED, FREE_TO_CHANGE, Outcome, TrainingConfig, train
+from biometro.training.trainer import FREE_TO_CHANGE, Outcome, TrainingConfig, train
 
 _MAP_SEQUENCES = 1000  # held-out sequences in the report's map
 _SAMPLED = 64  # micro-batches from which the FLOPs of a step are taken

@@ -14,6 +14,7 @@ Shape letters: T tokens, H heads, E head size, L length of one sequence.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -112,12 +113,18 @@ def plan(packed: Packed, backend: Backend, slopes_H: Tensor | None, head_size: i
     return _plan_sdpa(packed, slopes_H)
 
 
+def _uncompiled(attend: Attend) -> Attend:
+    """Keep it out of compiled blocks. Where no block was compiled torch's compiler need not be imported, which takes as
+    long as half of the rest of torch."""
+    return torch.compiler.disable(attend) if "torch._dynamo" in sys.modules else attend
+
+
 def _plan_sdpa(packed: Packed, slopes_H: Tensor | None) -> Attend:
     runs = Runs.of(packed)
     sizes = [length * count for length, count in zip(runs.lengths, runs.counts, strict=True)]
     biases = [None if slopes_H is None else alibi_bias(slopes_H, length) for length in runs.lengths]
 
-    @torch.compiler.disable  # the runs differ from pack to pack: a compiled block must not be built for each
+    @_uncompiled  # the runs differ from pack to pack: a compiled block must not be built for each
     def attend(qk_T2HE: Tensor, v_THE: Tensor) -> Tensor:
         parts = []
         # split, not slices: its backward is one concatenation, that of a slice fills a whole pack with zeros.
@@ -188,9 +195,12 @@ class Watched:
     def __init__(self, slopes_H: Tensor | None):
         self._slopes_H = slopes_H
         self._p_HLL: Tensor | None = None
+        self._run = _uncompiled(self._attend)  # what it keeps is no part of a graph
 
-    @torch.compiler.disable  # what it keeps is no part of a graph
     def __call__(self, qk_L2HE: Tensor, v_LHE: Tensor) -> Tensor:
+        return self._run(qk_L2HE, v_LHE)
+
+    def _attend(self, qk_L2HE: Tensor, v_LHE: Tensor) -> Tensor:
         with torch.autocast(qk_L2HE.device.type, enabled=False):
             q_HLE, k_HLE = qk_L2HE.float().permute(1, 2, 0, 3)
             score_HLL = q_HLE @ k_HLE.transpose(1, 2) * q_HLE.shape[-1] ** -0.5

@@ -8,6 +8,7 @@ import threading
 import time
 from types import FrameType
 
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped before the end, and the same command goes on
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _remembered: list[str] = []
 

@@ -39,7 +39,6 @@ from biometro.training.signals import StopRequest
 from biometro.training.tracking import Row, Screen, Tracker, TrackerName, open_trackers
 from biometro.training.watch import Watch
 
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: stopped before the end, and the same command goes on
 _VALID_STREAM = 1 << 40  # micro-batch numbers of validation, out of the way of training's
 _MOST_IN_A_ROW = 20  # skipped steps one after another, before a run is given up
 _BATCHES_KEPT = 5  # of steps that were not finite
