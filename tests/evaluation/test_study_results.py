@@ -7,6 +7,7 @@ import io
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.dom import minidom
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp, ttest_rel
 
-from biometro.evaluation.study_report import About, curves, publish, sentences, table, write
+from biometro.evaluation.study_pictures import curves, dots, picture
+from biometro.evaluation.study_report import About, publish, sentences, table, write
 from biometro.evaluation.study_results import Measured, Trained, differences, overall, untrained
 
 TASKS = [("binding", "auroc", True), ("affinity", "rmse", False)]
@@ -219,9 +221,28 @@ def test_the_page_and_what_is_published(tmp_path: Path) -> None:
     write(tmp_path / "s", About("None", "mlm", complete=False), [], [])
 
 
-@pytest.mark.parametrize("arms", [1, 2])
-def test_a_picture_of_one_budget_has_a_width(arms: int) -> None:
-    axes = curves([r for r in rows(0.1) if r.arm in ("mlm", "metro")[:arms]]).axes[0]
+def test_of_one_budget_arms_stand_below_one_another() -> None:
+    here = rows(0.1)
+    axes = dots(here).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["mlm", "metro"]
+    drawn: Any = axes.containers[0]
+    for place, (arm, x) in enumerate(zip(("mlm", "metro"), drawn.lines[0].get_xdata(), strict=True)):
+        signed = [r.value if r.larger_is_better else -r.value for r in here if r.arm == arm]
+        assert x == pytest.approx(np.mean(signed)) and drawn.lines[0].get_ydata()[place] == place
+    bottom, top = axes.get_ylim()
+    assert top < 0 and bottom > 1  # the first arm is on top
+    text = picture(here)
+    minidom.parseString(text)
+    assert ">best baselines<" in text and "at 1e+13 FLOPs" in text
+
+
+def test_of_more_budgets_a_line_joins_an_arm_s_means() -> None:
+    here = rows(0.1)
+    here += [replace(r, flops=1e14) for r in here if not r.baseline]
+    axes: Any = curves(here).axes[0]
     low, high = axes.get_xlim()
-    points = [x for drawn in axes.containers for x in drawn.lines[0].get_xdata()]
-    assert len(points) == arms and low < 1e13 / 1.2 < min(points) <= max(points) < 1.2e13 < high
+    assert len(axes.containers) == 2
+    for drawn in axes.containers:
+        first, last = drawn.lines[0].get_xdata()
+        assert low < 1e13 / 1.2 < first < 1.2e13 and 1e14 / 1.2 < last < 1.2e14 < high
+    assert ">training FLOPs<" in picture(here)

@@ -9,34 +9,29 @@ import csv
 import io
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
-from biometro.evaluation import plots
-from biometro.evaluation.plots import GREY, LOOKS
+from biometro.evaluation.study_pictures import picture
 from biometro.evaluation.study_results import (
     FEWEST,
     Difference,
     Measured,
     Trained,
+    by_baseline,
     cells,
     differences,
     overall,
-    signed,
     untrained,
 )  # fmt: skip
 from biometro.files import write_file
 
 _TOLD = ("mlm_masked_loss", "aux_loss", "aux_masked_loss", "replaced", "rtd_gain", "rtd_ap", "clm_loss",
          "clm_masked_loss", "clm_accuracy_replaced", "clm_accuracy_kept")  # fmt: skip
-# A picture that stands alone says what its names mean.
-_FILE = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" style="color:#555" '
 
 
 @dataclass(frozen=True)
@@ -180,7 +175,7 @@ def document(about: About, rows: Sequence[Measured], trained: Sequence[Trained])
             cells_ = [f"{rates[corpus, arm]:.3g}" if (corpus, arm) in rates else "-" for arm in arms]
             lines.append(f"| {corpus} | {' | '.join(cells_)} |")
     for corpus in dict.fromkeys(row.corpus for row in rows):
-        lines += ["", f"## {corpus}", "", f"![quality against FLOPs](study-{corpus}.svg)"]
+        lines += ["", f"## {corpus}", "", f"![quality at equal FLOPs](study-{corpus}.svg)"]
         lines += _corpus_tables([row for row in rows if row.corpus == corpus], found, reference)
         lines += _training_table([one for one in trained if one.corpus == corpus], about.entropy.get(corpus))
     return "\n".join(lines) + "\n"
@@ -234,19 +229,10 @@ def _corpus_tables(rows: Sequence[Measured], found: Sequence[Difference], refere
     if baselines:
         lines += ["", "Baselines, which know letters alone, and models that nothing has trained:", "",
                   f"| | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]  # fmt: skip
-        for name, here in _by_baseline(baselines).items():
+        for name, here in by_baseline(baselines).items():
             shown = [_cell([row.value for row in here if row.task == task]) for task in tasks]
             lines.append(f"| {name} | {' | '.join(shown)} |")
     return lines
-
-
-def _by_baseline(rows: Iterable[Measured]) -> dict[str, list[Measured]]:
-    """By name; an untrained model's has its size."""
-    found: dict[str, list[Measured]] = {}
-    for row in rows:
-        if row.baseline:
-            found.setdefault(f"{row.arm}, {row.size}" if row.size else row.arm, []).append(row)
-    return found
 
 
 def _numbers(counts: Sequence[int]) -> str:
@@ -264,58 +250,13 @@ def _cell(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def curves(rows: Sequence[Measured]) -> Figure:
-    """Mean over tasks against FLOPs, a line for each arm (colour) and size (style and mark), with deviations over
-    seeds; in grey the mean of each task's best baseline and of untrained models. All figures signed so that more is
-    better. Lines stand a little apart; marks are hollow where colours come again."""
-    models = [row for row in rows if not row.baseline]
-    tasks = {row.task for row in models}
-    with matplotlib.rc_context(plots.STYLE):
-        figure = Figure(figsize=(7.6, 3.4), layout="constrained")
-        axes = figure.add_subplot(xlabel="training FLOPs", ylabel="mean over tasks", xscale="log")
-        arms, sizes = (list(dict.fromkeys(getattr(row, name) for row in models)) for name in ("arm", "size"))
-        for number, (arm, (colour, _)) in enumerate(zip(arms, LOOKS * len(arms), strict=False)):
-            inside = "white" if number // len(dict(LOOKS)) % 2 else colour
-            for size, style in zip(sizes, ("o-", "s--", "^:", "D-.") * len(sizes), strict=False):
-                x, y, bars = [], [], []
-                for flops in sorted({row.flops for row in models}):
-                    each = _means([r for r in models if (r.arm, r.size, r.flops) == (arm, size, flops)], tasks)
-                    if each:
-                        x.append(flops * 1.015 ** (len(axes.containers) - len(arms) * len(sizes) / 2))
-                        y.append(float(np.mean(each)))
-                        bars.append(float(np.std(each, ddof=1)) if len(each) > 1 else 0.0)
-                if x:
-                    axes.errorbar(x, y, bars, fmt=style, color=colour, markersize=3.5, linewidth=1.3, elinewidth=0.8,
-                                  markerfacecolor=inside, label=f"{arm}, {size}")  # fmt: skip
-        letters = [row for row in rows if row.baseline and not row.size]
-        best = [max((signed(row) for row in letters if row.task == task), default=math.nan) for task in tasks]
-        grey = {"best baselines": [] if np.isnan(best).any() else [float(np.mean(best))]}
-        grey |= {name: _means(here, tasks) for name, here in _by_baseline(r for r in rows if r.size).items()}
-        for (name, values), style in zip(grey.items(), ("--", ":", "-.") * len(grey), strict=False):
-            if values:
-                axes.axhline(float(np.mean(values)), color=GREY, linestyle=style, linewidth=1, label=name)
-        budgets = [row.flops for row in models]
-        axes.set_xlim(min(budgets) / 1.5, max(budgets) * 1.5)  # one budget alone would have no width
-        figure.legend(loc="outside right upper", fontsize=7, frameon=False)
-        return figure
-
-
-def _means(rows: Sequence[Measured], tasks: set[str]) -> list[float]:
-    """Of each seed that has all tasks, the mean of its signed figures."""
-    seeds: dict[int, dict[str, float]] = {}
-    for row in rows:
-        seeds.setdefault(row.seed, {})[row.task] = signed(row)
-    return [float(np.mean(list(found.values()))) for found in seeds.values() if {*found} == tasks]
-
-
 def write(folder: Path, about: About, rows: Sequence[Measured], trained: Sequence[Trained]) -> str:
     """study.csv, study-runs.csv, study.md and a picture of each corpus; gives the sentences."""
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "study.csv", table(rows))
     write_file(folder / "study-runs.csv", runs_table(trained))
     for corpus in dict.fromkeys(row.corpus for row in rows if not row.baseline):
-        picture = plots.to_svg(curves([row for row in rows if row.corpus == corpus]))
-        write_file(folder / f"study-{corpus}.svg", picture.replace("<svg ", _FILE, 1))
+        write_file(folder / f"study-{corpus}.svg", picture([row for row in rows if row.corpus == corpus]))
     write_file(folder / "study.md", document(about, rows, trained))
     said = sentences(*_compared(rows, about.reference), about.reference)
     return "\n".join(said) or "nothing to compare yet"

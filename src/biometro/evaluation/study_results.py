@@ -8,7 +8,7 @@ Figures of tasks whose smaller values are better change their sign in difference
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,6 +95,15 @@ def cells(rows: Sequence[Measured]) -> dict[Cell, list[Measured]]:
     for row in rows:
         if not row.baseline:
             found.setdefault((row.corpus, row.size, row.flops), []).append(row)
+    return found
+
+
+def by_baseline(rows: Iterable[Measured]) -> dict[str, list[Measured]]:
+    """Baselines by name; an untrained model's has its size."""
+    found: dict[str, list[Measured]] = {}
+    for row in rows:
+        if row.baseline:
+            found.setdefault(f"{row.arm}, {row.size}" if row.size else row.arm, []).append(row)
     return found
 
 
