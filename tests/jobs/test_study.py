@@ -128,6 +128,15 @@ def test_what_was_published_is_not_run_again(recipe: Path, tmp_path: Path, monke
     fewer = study(**options(recipe, tmp_path / "u", **more))  # of a table with more
     assert fewer.rows == first.rows and len(made) == 3 + 5
 
+    # stopped in the search of an arm's rate, it publishes all that it knew
+    monkeypatch.setattr(jobs_study, "tune", lambda *_, **__: SimpleNamespace(stopped="time", best={}))
+    newest = {"new": {"objective": "mlm"}, **arms}
+    stopped = study(**options(recipe, tmp_path / "w", **more, arms=newest, seeds=2, out=str(tmp_path / "w.md")))
+    assert stopped.stopped and len(stopped.rows) == len(table) - 1 and len(made) == 3 + 5
+    for name in ("chosen", "arms"):
+        kept = [yaml.safe_load(place.read_text())[name] for place in (tmp_path / "w.yaml", page.with_suffix(".yaml"))]
+        assert kept[0] == kept[1] if name == "chosen" else kept[0].keys() > kept[1].keys()
+
     for wrong, message in (
         ({"arms": {"mlm": {"objective": "mlm", "mlm.mask_rate": 0.2}, "rtd": arms["rtd"]}}, "another arms.mlm; leave"),
         ({"tune_flops": 6e7}, "another tune_flops"), ({"known": str(tmp_path / "none.yaml")}, "none.yaml: cannot be"),
@@ -141,6 +150,7 @@ def test_what_was_published_is_not_run_again(recipe: Path, tmp_path: Path, monke
     page.with_suffix(".yaml").write_text(kept)
     for broken, message in (
         ("\n".join([*table[:2], table[2].replace("0.1", "x")]), r"study\.csv, line 3: .*'x'"),
+        ("\n".join([*table[:2], table[2].replace("0.1", "nan")]), "line 3: .*nan is no figure"),
         ("corpus,size\nfamilies,S\n", "line 2: .*no column 'flops'"), ("\n".join([*table, "families"]), "line 11"),
     ):  # fmt: skip
         page.with_suffix(".csv").write_text(broken)

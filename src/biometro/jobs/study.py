@@ -145,27 +145,27 @@ def study(
     check_growth(corpora, arms, sizes)
     options = {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
                "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed, "read": read}  # fmt: skip
-    there = published(known, options) if known else Published()
+    before = published(known, options) if known else Published()
     same(folder, options)
     with StopRequest(max_minutes) as request:
         chosen, stopped = _rates(
-            folder, corpora, arms, sizes, rates, tune_flops, metrics or {}, workers, seed, request, there.rates
+            folder, corpora, arms, sizes, rates, tune_flops, metrics or {}, workers, seed, request, before.rates
         )
         keep_rates(folder, chosen)
         every = list(_rounds(corpora, arms, sizes, flops, seeds, seed, reference))
-        left = [[one for one in group if not there.has(one.model)] for group in every]
+        left = [[one for one in group if not before.has(one.model)] for group in every]
         rounds = [group for group in left if group]
 
         def write(done: list[_Run], rows: list[Measured], complete: bool) -> str:
             about = About(title, reference, arms, sizes, chosen, entropy, _diverged(folder, rounds), complete)
-            made = {(o.corpus, o.size, o.flops, o.arm, o.seed): o for o in (*there.runs, *_trained(folder, done))}
+            made = {(o.corpus, o.size, o.flops, o.arm, o.seed): o for o in (*before.runs, *_trained(folder, done))}
             trained = [made[one.model] for group in every for one in group if one.model in made]
             return study_report.write(folder, about, rows, trained)
 
         def with_known(rows: list[Measured]) -> list[Measured]:
-            return there.rows_with(rows, (one.model for group in every for one in group))
+            return before.rows_with(rows, (one.model for group in every for one in group))
 
-        rows = with_known(_known(folder, corpora, rounds))
+        rows = with_known(_examined(folder, corpora, rounds))
         commands = []
         for group in rounds if stopped is None else ():
             for one in group:
@@ -178,7 +178,7 @@ def study(
                 write(done, rows, False)
         except _StoppedError:
             stopped = request.check() or "a signal"
-            rows = with_known(_known(folder, corpora, rounds))
+            rows = with_known(_examined(folder, corpora, rounds))
         stopped = stopped or request.check()
     text = write([one for group in rounds for one in group], rows, stopped is None)
     if out:
@@ -195,14 +195,14 @@ def _rates(
 ) -> tuple[dict[tuple[str, str], float], str | None]:  # fmt: skip
     """The best learning rate of each corpus and arm at the first size, some of them `known`; and why it was stopped
     before it had all."""
-    chosen: dict[tuple[str, str], float] = {}
+    asked = [(name, arm) for name in corpora for arm in arms]
+    chosen = {which: known[which] for which in asked if which in known}  # all, also where the search is stopped
     if rates is None or flops is None:
-        return chosen, None
+        return {}, None
     smallest = next(iter(sizes.values()))
     for name, corpus in corpora.items():
         for arm, options in arms.items():
             if (name, arm) in known:
-                chosen[name, arm] = known[name, arm]
                 continue
             if request.check() is not None:
                 return chosen, request.check()
@@ -396,7 +396,7 @@ def _judged(
     return _read(folder, name, runs)
 
 
-def _known(folder: Path, corpora: Mapping[str, StudyCorpus], rounds: list[list[_Run]]) -> list[Measured]:
+def _examined(folder: Path, corpora: Mapping[str, StudyCorpus], rounds: list[list[_Run]]) -> list[Measured]:
     """Figures of models that were examined before."""
     runs = [one for group in rounds for one in group]
     return [row for name in corpora for row in _read(folder, name, [one for one in runs if one.corpus == name])]

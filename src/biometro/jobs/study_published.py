@@ -6,6 +6,7 @@ docs/study.yaml, study.csv, study-runs.csv ─▶ of the same study? ─▶ rate
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -90,11 +91,18 @@ def _table(path: Path, read: Callable[[dict[str, str]], T]) -> list[T]:
 def _measured(row: dict[str, str]) -> Measured:
     said = {one.name: row[one.name] for one in fields(Measured)}
     flags = {name: {"True": True, "False": False}[said.pop(name)] for name in ("larger_is_better", "baseline")}
-    numbers = {"flops": float(said.pop("flops")), "value": float(said.pop("value")), "seed": int(said.pop("seed"))}
+    numbers = {"flops": _finite(said.pop("flops")), "value": _finite(said.pop("value")), "seed": int(said.pop("seed"))}
     return Measured(**said, **numbers, **flags)  # type: ignore[arg-type]
 
 
 def _trained(row: dict[str, str]) -> Trained:
     corpus, size, flops, arm, seed, steps, tokens = (row[name] for name in _OF_RUN)
     figures = {name: float(value) for name, value in row.items() if name not in _OF_RUN and value}
-    return Trained(corpus, size, float(flops), arm, int(seed), int(steps), int(tokens), figures)
+    return Trained(corpus, size, _finite(flops), arm, int(seed), int(steps), int(tokens), figures)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no figure")
+    return value
