@@ -84,7 +84,7 @@ def _table(path: Path, read: Callable[[dict[str, str]], T]) -> list[T]:
                 found.append(read(row))
         except (KeyError, TypeError, ValueError, csv.Error) as error:
             what = f"there is no column {error}" if isinstance(error, KeyError) else str(error)
-            raise UserError(f"{path}, line {reader.line_num}: is no row of such a table ({what})") from error
+            raise UserError(f"{path}, line {reader.line_num or 1}: is no row of such a table ({what})") from error
     return found
 
 
