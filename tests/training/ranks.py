@@ -24,9 +24,9 @@ from biometro.training.trainer import Outcome, TrainingConfig, train
 
 ENCODER = EncoderConfig(width=32, depth=3, head_size=16, dropout=0.1)
 CONFIG = TrainingConfig(
-    steps=50, accumulate=4, checkpoint_every=10, valid_every=25, track=[], optimizer=OptimizerConfig(lr=3e-3, warmup=5)
+    steps=20, accumulate=4, checkpoint_every=5, valid_every=10, track=[], optimizer=OptimizerConfig(lr=3e-3, warmup=5)
 )
-STOP_AT = 23
+STOP_AT = 13
 
 
 def loader() -> Loader:

@@ -38,7 +38,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Finished runs by 1 and 2 ranks, and one begun by one and ended by two."""
     root = tmp_path_factory.mktemp("runs")
     run(root / "alone", World())
-    run(root / "alone-disentangled", World(), embeddings="disentangled")
     run(root / "whole", World(), stop_on=0)
     return _by(2, root)
 
@@ -46,6 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def four(runs: Path) -> Path:
     """The same by 4 ranks, beside them."""
+    run(runs / "alone-disentangled", World(), embeddings="disentangled")
     return _by(4, runs)
 
 
