@@ -226,6 +226,23 @@ def test_nothing_to_search() -> None:
     assert mmseqs.relatives([b"MK", b"MK"], 0.5, 0.5).tolist() == [0, 0]
 
 
+def test_versions_that_refuse_targets_without_a_word_find_nothing_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 14, which Debian has, ends with status 1 where no target has a word of the index' length."""
+    own = tmp_path / "mmseqs"
+    own.write_text(
+        f'#!/bin/sh\n[ "$1" != prefilter ] || {{ printf "No k-mer could be extracted for the database targets.\\n'
+        f'Maybe the sequences length is less than 14 residues.\\n"; exit 1; }}\nexec {mmseqs.find()} "$@"\n'
+    )
+    own.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert mmseqs.find() == str(own)
+    hits = mmseqs.search([b"MKVLA", b"MK"], [b"WWWWW", b"MKVLA"], alignments=True)
+    assert (hits.query.tolist(), hits.target.tolist(), hits.identity.tolist()) == ([0], [1], [1.0])
+    assert mmseqs.relatives([b"MK", b"MKV", b"MK"], 0.5, 0.5).tolist() == [0, 1, 0]
+
+
 @pytest.mark.parametrize("wrong", [b"", b"MK\nVL", b">MK", b"MK*", b"M K"])
 def test_what_is_no_sequence_is_named(wrong: bytes) -> None:
     with pytest.raises(UserError, match=r"query 1: .* is not a sequence of letters"):

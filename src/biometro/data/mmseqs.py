@@ -43,6 +43,7 @@ _SATURATED = 32766  # MMseqs2's scores have 16 bits; an alignment that reaches t
 _LONGEST = 65535  # MMseqs2's default, raised where a sequence is longer
 _MARGIN = 0.01  # MMseqs2 is asked for a little less identity than wanted, and the exact number decides here
 _BEST = (5, 50)  # candidates per sequence that `relatives` aligns at first, and then; whatever is left comes last
+_NO_WORDS = "Maybe the sequences length is less than"  # an error in version 14, a warning in later ones
 _COLUMNS = ("query", "target", "nident", "alnlen", "qstart", "qend", "qlen", "tstart", "tend", "tlen", "raw", "bits")
 
 # Karlin and Altschul's lambda and K for BLOSUM62 with gap costs 11 and 1, and the matrix' diagonal with B, Z and X.
@@ -252,7 +253,12 @@ class _Work:
     def prefilter(self, queries: str, targets: str, most: int, sensitivity: float) -> None:
         # Unmasked: a relative of low complexity is a relative too, and what is alike by chance is not alike enough.
         options = ("-s", str(sensitivity), "--max-seqs", str(most), "--mask", "0")
-        self._run("prefilter", queries, targets, "candidates", *options, *self._common())
+        try:
+            self._run("prefilter", queries, targets, "candidates", *options, *self._common())
+        except UserError as error:
+            if _NO_WORDS not in str(error):
+                raise
+            self.choose(np.zeros((0, 4), np.int64))
 
     def candidates(self) -> np.ndarray:
         """(M, 4) int64, unordered pairs of a prefilter of a database with itself, each once: the two, score, diagonal.
