@@ -26,7 +26,7 @@ from biometro.model.bundle import Bundle
 from biometro.model.encoder import EncoderConfig
 from biometro.objectives.metro import Metro, MetroConfig
 
-settings.register_profile("biometro", deadline=None, max_examples=50)
+settings.register_profile("biometro", deadline=None, max_examples=30)
 settings.load_profile("biometro")
 
 

@@ -60,7 +60,7 @@ def aligned(query: bytes, target: bytes) -> tuple[float, float, float]:
 
 @pytest.fixture(scope="module")
 def searched() -> tuple[list[bytes], mmseqs.Hits]:
-    """Families, each sequence against all; MMseqs2 needs seconds for any search, so that one must do."""
+    """Families, each sequence against all; few, so that all pairs are scored."""
     random = np.random.default_rng(9)
     sequences = families(0)
     sequences += [sequences[0], sequences[7], b"MK", b"MK", b"MKV"]
@@ -209,6 +209,33 @@ def test_relatives_are_the_components_of_all_hits(
     assert mmseqs.relatives([sequences[i] for i in order], identity, coverage).tolist() == expected
 
 
+def test_words_find_what_all_pairs_do(
+    searched: tuple[list[bytes], mmseqs.Hits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of many sequences, whose pairs are too many."""
+    sequences, hits = searched
+    monkeypatch.setattr(mmseqs, "_FEW", (0, 0))
+    words = mmseqs.search(sequences, sequences, alignments=True)
+
+    def table(of: mmseqs.Hits) -> dict[tuple[int, int], tuple[float, float, str]]:
+        assert of.cigar is not None
+        rows = zip(pairs_of(of), of.identity.tolist(), of.coverage.tolist(), of.cigar, strict=True)
+        return {pair: row for pair, *row in rows if row[0] >= 0.4 and row[1] >= 0.8}  # type: ignore[misc]
+
+    every, found = table(hits), table(words)
+    assert len(words) < len(hits) and 0.95 * len(every) < len(found) <= len(every)
+    assert all(every[pair] == row for pair, row in found.items())
+    assert mmseqs.relatives(sequences, 0.4, 0.8).tolist() == union_find(len(sequences), [*found])
+
+
+def test_what_is_too_long_for_scores_of_all_pairs_is_looked_up_by_words() -> None:
+    random = np.random.default_rng(3)
+    long = random_sequence(random, 70_000)  # MMseqs2's other prefilter breaks off
+    hits = mmseqs.search([long[60_000:60_200]], [b"MKVLA", long], alignments=True)
+    assert pairs_of(hits) == [(0, 1)] and (hits.identity[0], hits.coverage[0]) == (1, 1)
+    assert hits.target_start is not None and hits.target_start[0] == 60_000
+
+
 @pytest.mark.long
 def test_a_family_larger_than_the_usual_limit_of_hits_stays_whole() -> None:
     random = np.random.default_rng(10)
@@ -237,6 +264,7 @@ def test_versions_that_refuse_targets_without_a_word_find_nothing_there(
     )
     own.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(mmseqs, "_FEW", (0, 0))
     assert mmseqs.find() == str(own)
     hits = mmseqs.search([b"MKVLA", b"MK"], [b"WWWWW", b"MKVLA"], alignments=True)
     assert (hits.query.tolist(), hits.target.tolist(), hits.identity.tolist()) == ([0], [1], [1.0])

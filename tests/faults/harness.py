@@ -20,13 +20,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-STEPS, EVERY = 60, 5
+STEPS, EVERY = 40, 5
 PATIENCE = 180.0  # seconds that anything may take
 
 OPTIONS: dict[str, Any] = {
     "encoder.width": 32, "encoder.depth": 2, "encoder.head_size": 16, "encoder.dropout": 0.1,
     "packing.batch_tokens": 1024, "packing.crop": 60, "training.steps": STEPS, "training.accumulate": 2,
-    "training.checkpoint_every": EVERY, "training.valid_every": 30, "training.log_every": 1, "training.track": "[]",
+    "training.checkpoint_every": EVERY, "training.valid_every": 20, "training.log_every": 1, "training.track": "[]",
     "report": "false", "device": "cpu",
 }  # fmt: skip
 

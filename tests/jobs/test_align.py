@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from biometro import cli
 from biometro.alphabet import PROTEIN
 from biometro.alphabet.molecule import MoleculeAlphabet
 from biometro.errors import UserError
+from biometro.evaluation import controls, pair_results
 from biometro.inference.towers import TowerReader
 from biometro.jobs.align import Aligned
 from biometro.model.bundle import Bundle
@@ -30,6 +32,15 @@ from model.test_huggingface import a_chemberta_folder
 
 MOTIFS = ["WWHH", "KKRR", "DDEE", "FFYY"]
 GROUPS = ["c1ccccc1", "C(=O)O", "CN(C)C", "CCCC"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fewer() -> Iterator[None]:
+    """Resamples, and trees of the control: what they are of is tested in tests/evaluation."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pair_results, "SAMPLES", 100)
+        patch.setattr(controls, "_TREES", 50)
+        yield
 
 
 @pytest.fixture(scope="module")

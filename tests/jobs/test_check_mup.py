@@ -31,7 +31,7 @@ def test_options_are_those_of_pretrain() -> None:
     assert all(ours[n].annotation == p.annotation and ours[n].default == p.default for n, p in theirs.items())
 
 
-@pytest.mark.parametrize("objective", ["mlm", "metro"])
+@pytest.mark.parametrize("objective", [pytest.param("mlm", marks=pytest.mark.long), "metro"])
 def test_mup_is_flat_where_the_standard_one_drifts(corpus: Path, tmp_path: Path, objective: str, capsys: Any) -> None:
     assert shell(corpus, tmp_path, f"--objective={objective}") == 0
     said = json.loads((tmp_path / "mup.json").read_text())

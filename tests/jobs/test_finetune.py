@@ -494,7 +494,7 @@ def test_attention_over_tokens_that_are_no_letters_is_refused_by_its_name(
 @pytest.mark.parametrize(
     "recipe",
     [
-        pytest.param(p, marks=pytest.mark.long if p.stem in ("arg-lora", "disorder") else ())
+        pytest.param(p, marks=pytest.mark.long if p.stem in ("arg-lora", "disorder", "solubility") else ())
         for p in recipes_of("finetune")
     ],
     ids=lambda p: p.stem,

@@ -51,11 +51,11 @@ def store(tmp_path: Path) -> Store:
     return open_store(folder)
 
 
-def test_two_workers_give_the_same_bytes(connection: Cluster, store: Store) -> None:
+@pytest.mark.parametrize("top", [40, *(pytest.param(top, marks=pytest.mark.long) for top in (1, 5000))])
+def test_two_workers_give_the_same_bytes(connection: Cluster, store: Store, top: int) -> None:
     queries = store.vectors(np.arange(0, 800, 53))
-    for top in (1, 40, 5000):
-        here, there = rank(store, queries, top), rank_on(store, queries, top, connection)
-        assert here.numbers.tobytes() == there.numbers.tobytes() and here.scores.tobytes() == there.scores.tobytes()
+    here, there = rank(store, queries, top), rank_on(store, queries, top, connection)
+    assert here.numbers.tobytes() == there.numbers.tobytes() and here.scores.tobytes() == there.scores.tobytes()
 
 
 @pytest.mark.long

@@ -103,7 +103,10 @@ def test_kept_activations_of_compiled_blocks(variant: str) -> None:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize(("goal", "variant", "half"), CASES[::7])
+@pytest.mark.parametrize(
+    ("goal", "variant", "half"),
+    [pytest.param(*case, marks=pytest.mark.long if n % 2 else ()) for n, case in enumerate(CASES[::7])],
+)
 def test_peak_memory_of_a_step(goal: str, variant: str, half: bool, recompute: bool) -> None:
     """Every live tensor of a first step, tracked by torch: weights, gradients and all that comes and goes."""
     model, clean = build(goal, variant), batch()
