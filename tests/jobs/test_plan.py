@@ -52,7 +52,7 @@ def test_a_recipe_right_after_the_job(
         config = EncoderConfig(**{**options["encoder"], "width": 256})
         from biometro.objectives.metro import MetroConfig
 
-        goal = Metro(config, PROTEIN, MetroConfig(**options["metro"]))
+        goal = Metro(config, PROTEIN, MetroConfig(**options.get("metro", {})))
     assert f"{sum(p.numel() for p in goal.parameters()):,}" in shown
     for words in ("fits", "tokens per second", "cost", "8 share 1 micro-batches", f"no corpus at {options['data']}"):
         assert words in " ".join(shown.split())

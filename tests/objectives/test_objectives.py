@@ -27,7 +27,7 @@ METRO_VARIANTS: list[dict[str, Any]] = [
     {},
     {"embeddings": "disentangled"},
     {"embeddings": "separate", "rtd_head": "dense"},
-    {"clm_positions": "all", "clm_head": "linear", "rtd_weight": 10.0},
+    {"clm_positions": "masked", "clm_head": "linear", "rtd_weight": 50.0, "mask_rate": 0.15},
     {"auxiliary_width": 16, "auxiliary_depth": 3},
     {"clm_weight": 0.0},
     {"keep_rate": 0.3},

@@ -317,7 +317,7 @@ def test_logged_figures(tmp_path: Path) -> None:
     accuracies = ["aux_accuracy", "replaced", "rtd_ap", "clm_accuracy_replaced", "clm_accuracy_kept"]
     for name in [*losses, *accuracies, "tokens_per_s", "flops", "grad_norm", "lr", "tokens", "seconds"]:
         assert math.isfinite(row[name]), name
-    total = row["aux_loss"] + 50 * row["rtd_loss"] + row["clm_loss"]
+    total = row["aux_loss"] + MetroConfig().rtd_weight * row["rtd_loss"] + row["clm_loss"]
     assert row["loss"] == pytest.approx(total, rel=1e-6)
 
 

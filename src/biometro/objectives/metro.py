@@ -38,7 +38,7 @@ class MetroConfig:
     """Replaced-token detection with restoration.
 
     Args:
-        mask_rate: share of each sequence's residues that the auxiliary model may replace.
+        mask_rate: share of each sequence's residues that the auxiliary model may replace (ELECTRA, COCO-LM: 0.15).
         keep_rate: share of those that the auxiliary reads as they are. It predicts and samples them all the same
             (ELECTRA's code: 0.15; COCO-LM and METRO mask all).
         auxiliary_depth: layers of the auxiliary model; default a third of the main model's, at least 1.
@@ -50,9 +50,10 @@ class MetroConfig:
         temperature: of sampling.
         temperature_from: what it is at the start. It falls to `temperature`, the difference by a factor of e in each
             tenth of the steps.
-        rtd_weight: lambda, the weight of detection (ELECTRA and COCO-LM 50, DeBERTaV3's code 10).
+        rtd_weight: lambda, the weight of detection (ELECTRA and COCO-LM 50, DeBERTaV3's code 10; such weights stand in
+            the way of restoration in small models: docs/results.md, "Which knob of METRO").
         clm_weight: the weight of restoration; 0 leaves it out (ELECTRA).
-        clm_positions: restore at the masked residues (COCO-LM, METRO) or at all.
+        clm_positions: restore at the masked residues alone (METRO) or at all, replaced or not.
         clm_head: dense layer, GELU and norm before the tied projection (exports to EsmForMaskedLM), or the
             projection alone (COCO-LM).
         rtd_head: one linear layer (COCO-LM), or dense and linear (ELECTRA).
@@ -60,7 +61,7 @@ class MetroConfig:
             into it, plus a difference of its own; DeBERTaV3, arXiv 2111.09543), or separate.
     """
 
-    mask_rate: float = 0.15
+    mask_rate: float = 0.4
     keep_rate: float = 0.0
     auxiliary_depth: int | None = None
     auxiliary_width: int | None = None
@@ -68,9 +69,9 @@ class MetroConfig:
     auxiliary_frozen: bool = False
     temperature: float = 1.0
     temperature_from: float | None = None
-    rtd_weight: float = 50.0
+    rtd_weight: float = 1.0
     clm_weight: float = 1.0
-    clm_positions: Literal["masked", "all"] = "masked"
+    clm_positions: Literal["masked", "all"] = "all"
     clm_head: Literal["dense", "linear"] = "dense"
     rtd_head: Literal["linear", "dense"] = "linear"
     embeddings: Literal["tied", "disentangled", "separate"] = "tied"
