@@ -379,6 +379,8 @@ def test_adamw_is_that_of_its_paper() -> None:
         (lambda: TrainingConfig(steps=0), r"training\.steps"),
         (lambda: OptimizerConfig(lr=0), r"optimizer\.lr"),
         (lambda: OptimizerConfig(decay=0), r"optimizer\.decay"),
+        (lambda: OptimizerConfig(warmup=math.inf), r"optimizer\.warmup"),
+        (lambda: OptimizerConfig(weight_decay=math.nan), r"weight_decay"),
     ],
 )
 def test_impossible_settings_are_refused(make: Any, key: str) -> None:

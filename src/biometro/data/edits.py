@@ -23,7 +23,7 @@ from typing import TypeVar
 import numpy as np
 
 from biometro.alphabet import immune
-from biometro.data.mmseqs import by_first_appearance, components
+from biometro.data.components import by_first_appearance, components
 from biometro.data.neighbours import Hits, Nearest, best_hits
 
 MOST_EDITS = 2

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from biometro.alphabet.molecule import chem, parse
-from biometro.data.mmseqs import by_first_appearance
+from biometro.data.components import by_first_appearance
 from biometro.data.neighbours import Hits, Nearest, best_hits
 
 RADIUS, BITS = 2, 2048

@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from biometro.alphabet.amino_acids import ORDER, blosum62
+from biometro.data.components import by_first_appearance, components
 from biometro.errors import UserError
 from biometro.processes import cores
 
@@ -204,15 +205,6 @@ def relatives(
     return by_first_appearance(component[number])
 
 
-def components(count: int, links: np.ndarray) -> np.ndarray:
-    """(2, M) pairs of `count` things -> (count,) int64, the number of each one's connected component."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    graph = coo_array((np.ones(links.shape[1], np.int8), (links[0], links[1])), shape=(count, count))
-    return connected_components(graph.tocsr(), directed=False)[1].astype(np.int64)
-
-
 def distinct(sequences: Sequence[bytes], kind: str = "sequence") -> tuple[list[bytes], np.ndarray]:
     """The distinct sequences in upper case, by first appearance, and the place among them of each sequence.
 
@@ -258,8 +250,8 @@ class _Work:
 
     def prefilter(self, queries: str, targets: str, most: int, sensitivity: float) -> None:
         if self._few[queries] and self._few[targets] and self._longest == _LONGEST:
-            options = ("--max-seqs", str(most), "--threads", str(self._threads))
-            self._run("ungappedprefilter", queries, targets, "candidates", *options)
+            limits = ("--max-seqs", str(most), "--threads", str(self._threads))
+            self._run("ungappedprefilter", queries, targets, "candidates", *limits)
             return
         # Unmasked: a relative of low complexity is a relative too, and what is alike by chance is not alike enough.
         options = ("-s", str(sensitivity), "--max-seqs", str(most), "--mask", "0")
@@ -430,11 +422,6 @@ def _rank(groups: np.ndarray) -> np.ndarray:
     """The place of each entry within its run of equal numbers."""
     first = np.flatnonzero(np.append(True, groups[1:] != groups[:-1])[: len(groups)])
     return np.arange(len(groups)) - np.repeat(first, np.diff(np.append(first, len(groups))))
-
-
-def by_first_appearance(numbers: np.ndarray) -> np.ndarray:
-    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse].astype(np.int64)
 
 
 def _finished(table: dict[str, np.ndarray], alignments: bool) -> Hits:

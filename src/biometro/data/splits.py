@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from biometro.data import mmseqs
+from biometro.data.components import by_first_appearance, components
 from biometro.data.likeness import Likeness
 from biometro.data.neighbours import Thresholds
 from biometro.errors import UserError
@@ -188,8 +189,8 @@ def homology_split(
     tried = 0
     while (links := _across(sequences, sides, identity, coverage, threads)).shape[1]:
         tried += 1
-        joined = mmseqs.components(int(families.max()) + 1, families[links])
-        families = mmseqs.by_first_appearance(joined[families])
+        joined = components(int(families.max()) + 1, families[links])
+        families = by_first_appearance(joined[families])
         if tried <= _ROUNDS:
             sides = family_split(families, labels, shares, seed)
         else:

@@ -65,8 +65,8 @@ class OptimizerConfig:
             raise UserError(f"optimizer.momentum is {self.momentum}; it must lie between 0 and 1")
         if self.stages < 1 or not 1 <= self.stage_divisor < math.inf:
             raise UserError("optimizer.stages and optimizer.stage_divisor must be at least 1")
-        if min(self.warmup, self.weight_decay, self.clip) < 0:
-            raise UserError("optimizer.warmup, weight_decay and clip must be at least 0")
+        if not (0 <= self.warmup < math.inf and 0 <= self.weight_decay < math.inf and self.clip >= 0):
+            raise UserError("optimizer.warmup, weight_decay and clip must be at least 0, the first two finite")
         if self.warmup >= 1 and self.warmup != int(self.warmup):
             raise UserError(f"optimizer.warmup is {self.warmup}; it is a number of steps, or a share of them below 1")
 
