@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -95,10 +96,11 @@ def objectives(shape: common.Shape) -> dict[str, Objective]:
     encoder = EncoderConfig(
         width=shape.width, depth=shape.depth, head_size=shape.width // shape.heads, token_dropout=True
     )
-    narrow = MetroConfig(auxiliary_depth=shape.depth, auxiliary_width=shape.width // 4)
+    third = MetroConfig(mask_rate=0.15, clm_positions="masked")  # as their papers have it, whatever our defaults are
+    narrow = replace(third, auxiliary_depth=shape.depth, auxiliary_width=shape.width // 4)
     return {
         MASKED: MLM(encoder, PROTEIN),
-        THIRD: Metro(encoder, PROTEIN),
+        THIRD: Metro(encoder, PROTEIN, third),
         QUARTER: Metro(encoder, PROTEIN, narrow),
     }
 

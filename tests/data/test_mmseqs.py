@@ -231,9 +231,9 @@ def test_words_find_what_all_pairs_do(
 def test_what_is_too_long_for_scores_of_all_pairs_is_looked_up_by_words() -> None:
     random = np.random.default_rng(3)
     long = random_sequence(random, 70_000)  # MMseqs2's other prefilter breaks off
-    hits = mmseqs.search([long[60_000:60_200]], [b"MKVLA", long], alignments=True)
+    hits = mmseqs.search([long], [b"MKVLA", long[60_000:60_200]], alignments=True)
     assert pairs_of(hits) == [(0, 1)] and (hits.identity[0], hits.coverage[0]) == (1, 1)
-    assert hits.target_start is not None and hits.target_start[0] == 60_000
+    assert hits.query_start is not None and hits.query_start[0] == 60_000
 
 
 @pytest.mark.long

@@ -33,7 +33,7 @@ def test_recipes_name_options_and_tasks_that_there_are(path: Path) -> None:
     for number, corpus in enumerate(options["corpora"].values()):
         assert isinstance(corpus, StudyCorpus) and find(corpus.tasks)
         recipe = path.parent.parent / corpus.recipe
-        for arm, size in {0: [(arm, sizes[0]) for arm in arms]}.get(number, [(arms[0], size) for size in sizes]):
+        for arm, size in ((arms[0], size) for size in sizes) if number else ((arm, sizes[0]) for arm in arms):
             given = options_of("tcr", corpus, arm, size, min(options["flops"]), 0)
             cli.parse(["pretrain", f"--config={recipe}", *(search.as_option(k, v) for k, v in given.items())])
     assert {*(options["metrics"] or {}), options["reference"]} <= {*options["arms"]}

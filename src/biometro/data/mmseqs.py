@@ -13,7 +13,8 @@ What it finds, measured with substitutions at random among 3,000 unrelated seque
 little but the nearest: at 12 residues, pairs at 90 % and few others, and below about 10 none, as there is no k-mer to
 look up. Identical sequences do not depend on it: they are told by comparison, whatever their length and composition.
 Of few sequences (500 of 300 residues) it scores every pair without gaps instead, which misses less, and takes a second
-where the tables of k-mers take three to forty.
+where the tables of k-mers take three to forty. So a distant or short pair may be relatives there, and strangers among
+many.
 
 Alignments are local, as its are: dissimilar ends are left out, and coverage says how much remains.
 """
@@ -137,7 +138,7 @@ def search(
     Args:
         queries, targets: protein sequences, letters only; any case, and letters outside the 20 are allowed.
         identity, coverage: only hits of at least these; both 0 to 1, as in `Hits`.
-        sensitivity: MMseqs2's -s, 1 (fast) to 7.5.
+        sensitivity: MMseqs2's -s, 1 (fast) to 7.5; of few sequences all pairs are scored.
         most: candidates per query that are aligned, of distinct targets and by their ungapped score. A target that is
             identical to the query is always among the hits, and a target's duplicates come with it.
         alignments: whether `query_start`, `target_start` and `cigar` are wanted.

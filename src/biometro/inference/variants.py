@@ -28,7 +28,8 @@ pll_fast for a masked language model: BERT's corruption leaves as many chosen le
 one of A letters at random (10 %), so that, where a letter is seen, it has u = p (A + 1) / (p A + 1), with p its
 probability given the rest. Hence p = u / (A + 1 - A u). The main model of METRO is trained (clm_positions: masked) at
 places whose letters the auxiliary drew without knowing the original: the letter seen there tells nothing, and u is
-taken as it is; its auxiliary (part: auxiliary) is taken for a masked language model.
+taken as it is, and so it is of clm_positions: all, where it tells more of that letter than p does (what is not
+replaced is there to be copied); its auxiliary (part: auxiliary) is taken for a masked language model.
 
 Shape letters: L residues of the wild type, A letters, N variants, P places.
 """

@@ -53,7 +53,7 @@ class MetroConfig:
         rtd_weight: lambda, the weight of detection (ELECTRA and COCO-LM 50, DeBERTaV3's code 10; such weights stand in
             the way of restoration in small models: docs/results.md, "Which knob of METRO").
         clm_weight: the weight of restoration; 0 leaves it out (ELECTRA).
-        clm_positions: restore at the masked residues alone (METRO) or at all, replaced or not.
+        clm_positions: restore at the masked residues alone (COCO-LM, METRO) or at all, replaced or not.
         clm_head: dense layer, GELU and norm before the tied projection (exports to EsmForMaskedLM), or the
             projection alone (COCO-LM).
         rtd_head: one linear layer (COCO-LM), or dense and linear (ELECTRA).
