@@ -12,9 +12,9 @@ What it finds, measured with substitutions at random among 3,000 unrelated seque
 60 % identity from 50 residues on; of pairs at 45 %, 98 % at 100 residues, 86 % at 50, 70 % at 30. Of short sequences
 little but the nearest: at 12 residues, pairs at 90 % and few others, and below about 10 none, as there is no k-mer to
 look up. Identical sequences do not depend on it: they are told by comparison, whatever their length and composition.
-Of few sequences (500 of 300 residues) it scores every pair without gaps instead, which misses less, and takes a second
-where the tables of k-mers take three to forty. So a distant or short pair may be relatives there, and strangers among
-many.
+Of few sequences (500 of 300 residues) it scores every pair without gaps instead, which misses less, and takes one to
+three seconds where k-mers and their tables take three to thirteen (two cores). So a distant or short pair may be
+relatives there, and strangers among many.
 
 Alignments are local, as its are: dissimilar ends are left out, and coverage says how much remains.
 """
