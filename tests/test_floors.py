@@ -9,8 +9,8 @@ import biometro
 
 ROOT = Path(biometro.__file__).parent
 FLOORS = {
-    "errors": 0, "files": 0, "untrusted": 0, "device": 0, "processes": 0, "alphabet": 1, "data": 2, "model": 3,
-    "objectives": 4, "inference": 4, "training": 5, "evaluation": 5, "jobs": 7, "cli": 8, "__main__": 9,
+    "errors": 0, "files": 0, "untrusted": 0, "device": 0, "processes": 0, "alphabet": 1, "options": 1, "data": 2,
+    "model": 3, "objectives": 4, "inference": 4, "training": 5, "evaluation": 5, "jobs": 7, "cli": 8, "__main__": 9,
 }  # fmt: skip
 
 

@@ -359,8 +359,7 @@ def use_alignment(query: str | None) -> Callable[[Path], None]:
 
 def parse(job: str) -> Callable[[Path], object]:
     def run(path: Path) -> object:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return cli.parse([job, "--config", str(path)])
+        return cli.parse([job, "--config", str(path)])
 
     return run
 

@@ -67,9 +67,6 @@ class Reader:
             text = str(error)
             if not text or "\n" in text or len(text) > LONGEST_MESSAGE:
                 return f"UserError of {len(text)} characters and {text.count(chr(10)) + 1} lines: {text[:200]!r}"
-        except SystemExit as stop:
-            if stop.code != 2:
-                return f"SystemExit({stop.code!r})"
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:

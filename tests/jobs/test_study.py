@@ -17,26 +17,19 @@ from rich.console import Console
 from biometro import cli
 from biometro.errors import UserError
 from biometro.evaluation.study_results import Measured
-from biometro.evaluation.tasks import find
 from biometro.jobs import study as jobs_study
 from biometro.jobs.study import _command, _read, _rounds, _Run, _run_all, _StoppedError, study
-from biometro.jobs.study_options import StudyCorpus, check_growth, options_of, read_from, same
-from biometro.training import search
+from biometro.jobs.study_options import StudyCorpus, check_runs, options_of, read_from, same
 from biometro.training.signals import StopRequest
 from conftest import recipes_of
 
 
 @pytest.mark.parametrize("path", recipes_of("study"), ids=lambda p: p.stem)
-def test_recipes_name_options_and_tasks_that_there_are(path: Path) -> None:
-    _, options = cli.parse(["study", str(path)])
-    arms, sizes = (list(options[name].values()) for name in ("arms", "sizes"))
-    for number, corpus in enumerate(options["corpora"].values()):
-        assert isinstance(corpus, StudyCorpus) and find(corpus.tasks)
-        recipe = path.parent.parent / corpus.recipe
-        for arm, size in ((arms[0], size) for size in sizes) if number else ((arm, sizes[0]) for arm in arms):
-            given = options_of("tcr", corpus, arm, size, min(options["flops"]), 0)
-            cli.parse(["pretrain", f"--config={recipe}", *(search.as_option(k, v) for k, v in given.items())])
-    assert {*(options["metrics"] or {}), options["reference"]} <= {*options["arms"]}
+def test_recipes_name_options_and_tasks_that_there_are(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, said = cli.parse(["study", str(path)])
+    monkeypatch.chdir(path.parent.parent)
+    check_runs(said["corpora"], said["arms"], said["sizes"], min(said["flops"]), 0)
+    assert {*(said["metrics"] or {}), said["reference"]} <= {*said["arms"]}
 
 
 @pytest.fixture(scope="module")
@@ -304,12 +297,32 @@ def test_an_edited_recipe_and_another_corpus_are_told(recipe: Path, tmp_path: Pa
 
 def test_parts_that_do_not_grow_from_size_to_size_are_refused(recipe: Path, tmp_path: Path) -> None:
     grown = {"metro.auxiliary_width": 16, "encoder.width": 16}, {"metro.auxiliary_width": 32, "encoder.width": 32}
-    corpora = {"c": StudyCorpus(str(recipe), [])}
-    check_growth(corpora, {"a": {}}, dict(zip("SM", grown, strict=True)))
-    check_growth(corpora, {"a": {"metro.auxiliary_width": 16}}, {"S": {"encoder.width": 16}})
+    corpora = {"c": StudyCorpus(str(recipe), ["family"])}
+    check_runs(corpora, {"a": {}}, dict(zip("SM", grown, strict=True)), 1e9, 0)
+    check_runs(corpora, {"a": {"metro.auxiliary_width": 16}}, {"S": {"encoder.width": 16}}, 1e9, 0)
     with pytest.raises(UserError, match=r"auxiliary_width is 16 at every encoder\.width"):
         sizes = {"S": {"encoder.width": 16}, "M": {"encoder.width": 32}}
         study(**options(recipe, tmp_path / "s", arms={"mlm": {"metro.auxiliary_width": 16}}, sizes=sizes, metrics={}))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"arms": {"mlm": {}, "far": {"encoder.positions": "alabi"}}}, "far on families, S: .*alabi"),
+        ({"arms": {"mlm": {}, "far": {"training.stepz": 3}}}, "far on families, S: .*stepz"),
+        ({"sizes": {"S": {}, "M": {"encoder.width": "wide"}}}, "mlm on families, M: .*wide"),
+        ({"corpora": {"families": ["family"], "more": ["familly"]}}, "no task or suite 'familly'"),
+    ],
+)
+def test_options_of_the_last_run_are_read_before_the_first(
+    more: dict[str, Any], message: str, recipe: Path, tmp_path: Path
+) -> None:
+    if "corpora" in more:
+        more = {"corpora": {name: StudyCorpus(str(recipe), tasks) for name, tasks in more["corpora"].items()}}
+    with pytest.raises(UserError, match=message):
+        study(**options(recipe, tmp_path / "s", **{"metrics": {}, **more}))
+    assert not any((tmp_path / "s").iterdir())
+    study(**options(recipe, tmp_path / "s", max_minutes=0))  # the folder is free for what was meant
 
 
 def test_figures_that_are_undefined_are_left_out(tmp_path: Path) -> None:

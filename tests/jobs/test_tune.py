@@ -132,9 +132,12 @@ def test_mistakes_are_said(recipe: Path, tmp_path: Path, capsys: Any) -> None:
         "--storage=nonsense://x": "no study can be kept there",
         "--seeds=0": "at least 1",
         "--recipe=/nowhere.yaml": "nowhere.yaml",
+        "--space={encoder.positions: [rotary, alabi]}": "encoder.positions alabi: pretrain refuses it",
+        "--space={training.steps: {low: -2, high: 9}}": "training.steps -2: pretrain refuses it",
     }.items():
         assert cli.main(arguments(recipe, tmp_path / "run", more)) == 1, more
         assert message in capsys.readouterr().err, more
+    assert not (tmp_path / "run" / "trials").exists()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from biometro.jobs.study_options import (
     METRICS,
     StudyCorpus,
     check,
-    check_growth,
+    check_runs,
+    command_of,
     folder_of,
     keep_rates,
     options_of,
@@ -142,7 +143,7 @@ def study(
     read, entropy = {}, {}
     for name, corpus in corpora.items():
         read[name], entropy[name] = read_from(corpus)
-    check_growth(corpora, arms, sizes)
+    check_runs(corpora, arms, sizes, min(flops), seed)
     options = {"corpora": {k: vars(c) for k, c in corpora.items()}, "arms": arms, "sizes": sizes, "rates": rates,
                "tune_flops": tune_flops, "metrics": metrics or {}, "seed": seed, "read": read}  # fmt: skip
     before = published(known, options) if known else Published()
@@ -242,8 +243,7 @@ def _command(
         options["training.optimizer.lr"] = rates[one.corpus, one.arm]
     if not one.flops:  # a step at this rate leaves the weights where they start
         options |= {"training.flops": None, "training.steps": 1, "training.optimizer.lr": 1e-12}
-    given = [f"--config={corpus.recipe}", *(search.as_option(key, value) for key, value in options.items())]
-    return [*given, f"--seed={one.seed}", "--report=false"]
+    return command_of(corpus, options, one.seed)
 
 
 def _take_trial(folder: Path, one: _Run, rate: float) -> None:

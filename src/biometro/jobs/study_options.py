@@ -18,7 +18,9 @@ import yaml
 
 from biometro.data.corpus import Corpus
 from biometro.errors import UserError
+from biometro.evaluation.tasks import find
 from biometro.files import write_file
+from biometro.jobs.pretrain import pretrain
 from biometro.model import mup
 from biometro.training import search
 from biometro.training.search import Value
@@ -97,16 +99,27 @@ def read_from(corpus: StudyCorpus) -> tuple[str, float]:
     return hashlib.sha256(said.encode()).hexdigest()[:16], data.unigram_entropy("valid")
 
 
-def check_growth(
-    corpora: Mapping[str, StudyCorpus], arms: Mapping[str, dict[str, Any]], sizes: Mapping[str, dict[str, Any]]
-) -> None:
-    """Raises UserError where muP would scale a part that does not grow from size to size."""
+def check_runs(
+    corpora: Mapping[str, StudyCorpus], arms: Mapping[str, dict[str, Any]], sizes: Mapping[str, dict[str, Any]],
+    flops: float, seed: int,
+) -> None:  # fmt: skip
+    """Look at the options of every run and at the tasks before the first run, which may be hours before the last.
+
+    Raises UserError for options that `pretrain` would refuse, tasks that there are not, and where muP would scale a
+    part that does not grow from size to size.
+    """
+    from biometro import options  # sets what jsonargparse reads for the whole process, which may be somebody's own
+
     every = [search.flat(size) for size in sizes.values()]
     varied = {key for size in every for key in size if len({str(other.get(key)) for other in every}) > 1}
     for name, corpus in corpora.items():
-        for arm in arms.values():
-            options = search.flat(read_yaml(Path(corpus.recipe))) | options_of(name, corpus, arm, {}, math.inf, 0)
-            mup.check_growth({key: value for key, value in options.items() if key not in varied}, varied)
+        find(corpus.tasks)
+        for arm, said in arms.items():
+            fixed = search.flat(read_yaml(Path(corpus.recipe))) | options_of(name, corpus, said, {}, flops, seed)
+            mup.check_growth({key: value for key, value in fixed.items() if key not in varied}, varied)
+            for size, grown in sizes.items():
+                given = command_of(corpus, options_of(name, corpus, said, grown, flops, seed), seed)
+                options.check("pretrain", pretrain, [*given, "--run=x"], f"{arm} on {name}, {size}")
 
 
 def same(folder: Path, options: Mapping[str, Any]) -> None:
@@ -198,3 +211,9 @@ def options_of(
     left = flops - float(arm.get("spent", 0.0))
     own = {key: filled(value) for key, value in arm.items() if key != "spent"}
     return {"encoder.mup": True, **corpus.options, **size, **own, "training.flops": left}
+
+
+def command_of(corpus: StudyCorpus, options: Mapping[str, Value], seed: int) -> list[str]:
+    """Words of the command line of `pretrain`, without its run folder."""
+    given = [f"--config={corpus.recipe}", *(search.as_option(key, value) for key, value in options.items())]
+    return [*given, f"--seed={seed}", "--report=false"]

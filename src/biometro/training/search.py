@@ -64,6 +64,11 @@ class Axis:
         found = [float(f"{value:.12g}") for value in spaced(self.low, self.high, self.points)]
         return tuple(dict.fromkeys(round(v) for v in found)) if self.whole else tuple(found)
 
+    @property
+    def ends(self) -> tuple[Value, ...]:
+        """All of a list, or the least and the largest number."""
+        return self.values or tuple(int(v) if self.whole else v for v in (self.low, self.high))
+
 
 def read_space(space: Mapping[str, Any]) -> dict[str, Axis]:
     """Axes by option. Raises UserError for what is none."""
