@@ -80,8 +80,13 @@ def test_with_more_arms_the_deviation_is_that_of_all_or_its_own_where_larger() -
     order = np.argsort(raw)
     expected = np.maximum.accumulate(np.sort(raw) * [3, 2, 1])
     assert [found[arms[1 + i]].p for i in order] == pytest.approx(expected)
-    few = [r for r in some if (r.arm, r.seed) != ("c", 2)]  # two seeds are left that all arms have: no verdict on any
-    assert all(math.isnan(one.p) for one in differences(few, "mlm"))
+    few = [r for r in some if (r.arm, r.seed) != ("c", 2)]  # of two seeds no verdict, and none is lost by it
+    verdicts = {(one.arm, one.task): one.p for one in differences(few, "mlm")}
+    without = {(one.arm, one.task): one.p for one in differences([r for r in some if r.arm != "c"], "mlm")}
+    assert math.isnan(verdicts["c", "binding"]) and without["a", "binding"] < 1
+    assert {key: p for key, p in verdicts.items() if key[0] != "c"} == without
+    lacking = [r for r in some if r.arm in ("mlm", "a") and (r.arm, r.seed) != ("mlm", 2)]
+    assert all(math.isnan(one.p) for one in differences(lacking, "mlm"))
 
 
 def test_a_seed_that_one_arm_lacks_counts_for_the_others() -> None:
@@ -114,9 +119,7 @@ def test_sentences_say_what_is_clear() -> None:
     assert "tcr, S: metro is clearly better at 1e+13 FLOPs (+0.097 ± 0.014" in said(0.1)[0] and len(said(0.1)) == 1
     assert "tcr, S: metro is clearly worse at 1e+13 FLOPs (-0.103 ± 0.014" in said(-0.1)[0]
     assert said(0.0) == ["On the mean of a corpus' tasks nothing differs clearly from mlm"]
-    assert said(0.1, seeds=1) == [
-        "1 of 1 comparisons on one corpus have too few seeds for a verdict (3 that all arms have)"
-    ]
+    assert said(0.1, seeds=1) == ["1 of 1 comparisons on one corpus have too few seeds for a verdict (3)"]
     assert all(math.isnan(d.p) for d in differences(rows(0.1, seeds=1), "mlm"))
 
 

@@ -113,7 +113,7 @@ def sentences(found: Sequence[Difference], over_all: Sequence[Difference], refer
         said.append(f"On the mean of a corpus' tasks {what} differs clearly from {reference}")
     if few:
         said.append(f"{len(few)} of {len(means)} comparisons on one corpus have too few seeds for a verdict "
-                    f"({FEWEST} that all arms have)")  # fmt: skip
+                    f"({FEWEST})")  # fmt: skip
     return said
 
 

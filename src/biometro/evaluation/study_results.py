@@ -63,11 +63,12 @@ class Difference:
     mean, deviation: of the differences block by block, over so many `blocks`: seeds; over all corpora, corpora.
         Deviation NaN of one.
     p: two-sided, that the mean is 0. Of seeds by the analysis of variance with these blocks (R. A. Fisher): the
-        variance of a difference is taken from all arms, which three seeds of two arms could not tell, or from these two
-        where theirs is larger (arms whose training wavers would pass for steady ones); NaN where all arms have fewer
-        than three seeds in common. Of corpora by the paired t-test, since an arm far from the reference is farther in
-        one corpus than in another, and those near it know nothing of that; NaN of fewer than three. Corrected (Holm)
-        for all arms of the cell and its tasks, or for the arms alone where the task is "".
+        variance of a difference is taken from all arms of three seeds or more, which three seeds of two arms could not
+        tell, or from these two where theirs is larger (arms whose training wavers would pass for steady ones); NaN of
+        an arm of fewer, and where the others have fewer than three seeds in common. Of corpora by the paired t-test,
+        since an arm far from the reference is farther in one corpus than in another, and those near it know nothing of
+        that; NaN of fewer than three. Corrected (Holm) for all arms of the cell and its tasks, or for the arms alone
+        where the task is "".
     """
 
     corpus: str
@@ -181,7 +182,7 @@ def _against(
 ) -> list[Difference]:  # fmt: skip
     """Every other arm against the reference; p as it is, not corrected. `pooled`: of the variance of all arms where an
     arm's own is not larger, otherwise of its own."""
-    error, freedom = _error({arm: known for arm, known in figures.items() if known})
+    error, freedom = _error({arm: known for arm, known in figures.items() if len(known) >= FEWEST})
     found = []
     for arm, known in figures.items():
         both = [block for block in known if block in figures.get(reference, {})]
@@ -190,7 +191,7 @@ def _against(
         gap = [known[block] - figures[reference][block] for block in both]
         mean, deviation = float(np.mean(gap)), float(np.std(gap, ddof=1)) if len(gap) > 1 else math.nan
         own = deviation**2 / 2
-        if not freedom:
+        if not freedom or len(both) < FEWEST:
             p = math.nan
         elif pooled:
             p = _p(mean, max(error, own), freedom, len(gap))
