@@ -62,10 +62,11 @@ def test_a_grid_needs_to_know_how_many() -> None:
 def test_a_recipe_says_points_that_the_job_takes(path: Path) -> None:
     _, options = cli.parse(["tune", str(path)])
     point = points_of(read_space(options["space"]))[-1]
-    given = [search.as_option(key, value) for key, value in {**options["options"], **point}.items()]
+    said = {**options["options"], **point}
+    given = [search.as_option(key, value) for key, value in said.items()]
     recipe = path.parent.parent / options["recipe"]
     job, found = cli.parse([options["job"], f"--config={recipe}", *given])
-    assert job == "pretrain" and found["encoder"].width == point["encoder.width"]
+    assert job == "pretrain" and found["encoder"].width == said["encoder.width"]
 
 
 @pytest.fixture(scope="module")
