@@ -311,6 +311,8 @@ def test_parts_that_do_not_grow_from_size_to_size_are_refused(recipe: Path, tmp_
         ({"arms": {"mlm": {}, "far": {"encoder.positions": "alabi"}}}, "far on families, S: .*alabi"),
         ({"arms": {"mlm": {}, "far": {"training.stepz": 3}}}, "far on families, S: .*stepz"),
         ({"sizes": {"S": {}, "M": {"encoder.width": "wide"}}}, "mlm on families, M: .*wide"),
+        ({"arms": {"mlm": {}, "far": {"run": "elsewhere"}}}, "arms.far: run is the study's own"),
+        ({"sizes": {"S": {"training": {"flops": 1e9}}}}, r"sizes.S: training\.flops is the study's own"),
         ({"corpora": {"families": ["family"], "more": ["familly"]}}, "no task or suite 'familly'"),
     ],
 )
@@ -321,7 +323,7 @@ def test_options_of_the_last_run_are_read_before_the_first(
         more = {"corpora": {name: StudyCorpus(str(recipe), tasks) for name, tasks in more["corpora"].items()}}
     with pytest.raises(UserError, match=message):
         study(**options(recipe, tmp_path / "s", **{"metrics": {}, **more}))
-    assert not any((tmp_path / "s").iterdir())
+    assert not any((tmp_path / "s").glob("*"))
     study(**options(recipe, tmp_path / "s", max_minutes=0))  # the folder is free for what was meant
 
 

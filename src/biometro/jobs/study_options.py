@@ -29,6 +29,7 @@ from biometro.untrusted import read_yaml
 METRICS = "metrics.jsonl"
 """Of a run that has begun to train."""
 GROW = ("corpora", "arms", "sizes")  # entries may be added to these
+_OWN = ("run", "seed", "report", "config", "training.flops")  # said by the study for each run
 _TRIALS = f"rates/*/trials/*/*/{METRICS}"
 
 
@@ -75,6 +76,14 @@ def check(
         spent = options.get("spent", 0.0)
         if not isinstance(spent, int | float) or not 0 <= spent < min(budgets):
             raise UserError(f"arms.{name}.spent is {spent!r}; it must be FLOPs below every budget")
+    given = {f"corpora.{name}.options": corpus.options for name, corpus in corpora.items()}
+    given |= {f"arms.{name}": said for name, said in arms.items()} | {
+        f"sizes.{name}": said for name, said in sizes.items()
+    }
+    for where, said in given.items():
+        own = sorted({*search.flat(said)} & {*_OWN})
+        if own:
+            raise UserError(f"{where}: {own[0]} is the study's own; take it out")
     for name in (reference, *metrics):
         if name not in arms:
             raise UserError(f"there is no arm {name!r}; there are {', '.join(arms)}")
