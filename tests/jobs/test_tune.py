@@ -135,6 +135,7 @@ def test_mistakes_are_said(recipe: Path, tmp_path: Path, capsys: Any) -> None:
         "--recipe=/nowhere.yaml": "nowhere.yaml",
         "--space={encoder.positions: [rotary, alabi]}": "encoder.positions alabi: pretrain refuses it",
         "--space={training.steps: {low: -2, high: 9}}": "training.steps -2: pretrain refuses it",
+        "--transfer=44": "encoder.width 44: pretrain refuses it",
     }.items():
         assert cli.main(arguments(recipe, tmp_path / "run", more)) == 1, more
         assert message in capsys.readouterr().err, more

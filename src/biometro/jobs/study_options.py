@@ -76,11 +76,11 @@ def check(
         spent = options.get("spent", 0.0)
         if not isinstance(spent, int | float) or not 0 <= spent < min(budgets):
             raise UserError(f"arms.{name}.spent is {spent!r}; it must be FLOPs below every budget")
-    given = {f"corpora.{name}.options": corpus.options for name, corpus in corpora.items()}
-    given |= {f"arms.{name}": said for name, said in arms.items()} | {
-        f"sizes.{name}": said for name, said in sizes.items()
-    }
-    for where, said in given.items():
+    given = [(f"corpora.{name}.options", corpus.options) for name, corpus in corpora.items()]
+    given += [
+        (f"{what}.{name}", said) for what, every in (("arms", arms), ("sizes", sizes)) for name, said in every.items()
+    ]
+    for where, said in given:
         own = sorted({*search.flat(said)} & {*_OWN})
         if own:
             raise UserError(f"{where}: {own[0]} is the study's own; take it out")

@@ -138,7 +138,7 @@ def tune(
             _all_options(work) | dict.fromkeys(axes, "of the space, the same"),
             {*axes, *([] if wide is None else [_WIDTH])},
         )
-    _check_points(work, axes)
+    _check_points(work, axes, wide)
     console = Console(stderr=True)
     kept = search.open_study(
         storage or f"sqlite:///{folder / 'study.db'}", study or folder.name, "minimize" if smaller else "maximize",
@@ -197,16 +197,17 @@ def _check(
             raise UserError(f"options.{key}: {value!r} is no plain value")
 
 
-def _check_points(work: _Work, axes: Mapping[str, Axis]) -> None:
-    """Raises UserError where the job would refuse a value of the space, whose turn may come hours later."""
+def _check_points(work: _Work, axes: Mapping[str, Axis], wide: int | None) -> None:
+    """Raises UserError where the job would refuse a value of the space, or the wider model, whose turn may come hours
+    later."""
     import biometro
     from biometro import options  # sets what jsonargparse reads for the whole process, which may be somebody's own
 
     first = {key: axis.ends[0] for key, axis in axes.items()}
-    for key, axis in axes.items():
-        for value in axis.ends:
-            given = [*work.command({**first, key: value}, 0), "--run=x"]
-            options.check(work.job, getattr(biometro, work.job), given, f"{key} {value}")
+    varied = [(key, value) for key, axis in axes.items() for value in axis.ends]
+    for key, value in varied if wide is None else [*varied, (_WIDTH, wide)]:
+        given = [*work.command({**first, key: value}, 0), "--run=x"]
+        options.check(work.job, getattr(biometro, work.job), given, f"{key} {value}")
 
 
 def _same_options(study: optuna.Study, work: _Work, axes: Mapping[str, Axis]) -> None:
